@@ -1,7 +1,7 @@
 # blkiomon: everything is built in virtual environments below this directory.
 #
-# Needs GNU make, Python 3.11 or later with venv, its headers and a C compiler;
-# says what to install where one is missing.  `make help` lists the targets.
+# Needs GNU make, Python 3.11 or later with venv, its headers and a C compiler.
+# If one is missing, make says what to install.  `make help` lists the targets.
 
 PYTHON ?= python3
 TRACE  ?= tests/data/loop-multi-dc.bin

@@ -49,7 +49,7 @@ DIRECTIVES = {
     "boundscheck": DEBUG,
     "cdivision": True,
     # Without this, a free-threaded CPython turns the GIL on again, with a warning. Engine and
-    # Merger refuse a second thread by an atomic exchange; one thread owns each other object.
+    # Merger refuse a second thread by an atomic exchange; any other object is owned by one thread.
     "freethreading_compatible": True,
     "initializedcheck": DEBUG,
     "linetrace": DEBUG,
@@ -68,12 +68,14 @@ COMPILE_ARGS = [
 LINK_ARGS: list[str] = []
 if ABI3:
     MACROS += [("Py_LIMITED_API", "0x030B0000")]
+if DEBUG or COVERAGE:
+    COMPILE_ARGS = ["-Og", "-g"]
 if DEBUG:
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
-    COMPILE_ARGS = ["-Og", "-g", "-UNDEBUG"]
+    COMPILE_ARGS += ["-UNDEBUG"]
 if COVERAGE:
     # Atomic, as several threads count.
-    COMPILE_ARGS = ["-Og", "-g", "--coverage", "-fprofile-update=atomic"]
+    COMPILE_ARGS += ["--coverage", "-fprofile-update=atomic"]
     LINK_ARGS = ["--coverage"]
 if SANITIZE:
     COMPILE_ARGS += [

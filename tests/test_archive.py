@@ -32,13 +32,14 @@ from tracewriter import Record, complete, encode, issue, notify_timestamp
 
 import blkiomon
 from blkiomon import to_dict
+from blkiomon.commands import archive
 from blkiomon.commands.archive import main, summarize, work
 from blkiomon.commands.archive.crew import Crew, Here
 from blkiomon.commands.archive.dataset import locked
 from blkiomon.commands.archive.files import Files
 from blkiomon.commands.archive.options import ArchiveError, DatasetError, TraceOptions
 from blkiomon.commands.archive.summary import Summary
-from blkiomon.commands.archive.traces import find, host_pattern
+from blkiomon.commands.archive.traces import Trace, _Finder, find, host_pattern
 from blkiomon.engine import layout
 from blkiomon.formats.rows import Tables, from_tables
 from blkiomon.formats.units import device_text
@@ -290,6 +291,13 @@ def test_trace_that_does_not_match_the_host_pattern_is_a_failure(traces: Path) -
     assert missing[0].trace.endswith("a.bin") and "/elsewhere/" in missing[0].error
 
 
+def test_trace_in_no_folder_takes_a_host_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = Trace("/x.bin", "", (), is_local=True)
+    monkeypatch.setattr(_Finder, "add", lambda finder, _: finder.found.update({trace.name: trace}))
+    _, (failure,), _ = find([trace.name])
+    assert failure.error == "it is in no folder that names its host: use --host"
+
+
 def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
     """Readers of a dataset fail at a folder whose name is not UTF-8."""
     folder = os.fsdecode(b"traces/web\xff")
@@ -456,7 +464,7 @@ def test_terminal_gets_what_fits(traces: Path) -> None:
         assert max(map(len, lines)) <= columns
         if rows < len(whole):
             assert len(lines) < rows or lines[-3].startswith("2 more hosts")
-            assert re.fullmatch(r"\d more hosts?: --all", lines[-3])
+            assert re.fullmatch(r"\d more hosts?: --all prints all", lines[-3])
         else:
             assert len(lines) == len(whole)
         assert [line.split()[:3] for line in lines[3:9]] == [w.split()[:3] for w in whole[3:9]]
@@ -532,6 +540,82 @@ def test_dataset_that_cannot_be_written_ends_the_run(traces: Path) -> None:
     Path("ds").write_bytes(b"a file")
     with pytest.raises(DatasetError, match=r"cannot use .*/ds: Not a directory"):
         summarize(SOURCES, dataset="ds", workers=0)
+
+
+@pytest.mark.parametrize("options", [(), ("--prune",)])
+def test_dataset_of_an_unknown_protocol_is_one_line(
+    options: tuple[str, ...], traces: Path, capfd: Capture
+) -> None:
+    assert main(["-o", "no://x", "--workers=0", *options, *SOURCES]) == 4
+    said = capfd.readouterr().err
+    assert said.startswith("blkiomon: cannot use no://x: ") and said.count("\n") == 1
+
+
+def test_dataset_that_cannot_be_listed_is_one_line(
+    traces: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(Files, "sizes", fail)
+    assert main(["-o", "ds", "--prune"]) == 4
+    assert capfd.readouterr().err.endswith("/ds: no credentials\n")
+
+
+def test_traces_that_cannot_be_looked_up_are_not_pruned(
+    first: Summary, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no credentials")
+
+    before = stored()
+    monkeypatch.setattr(Files, "exists", fail)
+    assert main(["-o", "ds", "--prune"]) == 4
+    said = capfd.readouterr().err
+    assert said.startswith("blkiomon: cannot look up ") and said.endswith(": no credentials\n")
+    assert stored() == before
+
+
+def test_missing_library_without_a_name_is_reported_as_it_is() -> None:
+    assert archive._needs(ImportError("Install s3fs to access S3")) == "Install s3fs to access S3"
+
+
+def test_exception_of_a_task_is_in_its_future() -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    future = Here().submit(fail)
+    assert isinstance(future.exception(), MemoryError)
+
+
+def test_task_that_fails_in_this_process_is_a_failure_of_its_trace(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(some: list[Interval]) -> Interval:
+        if len(some) == 1:
+            raise MemoryError("too large")
+        return merge(some)
+
+    monkeypatch.setattr(work, "merge", fail)
+    summary = summarize("traces/web1/a.bin", interval=None, workers=0)
+    assert [failure.error for failure in summary.failures] == ["too large"]
+
+
+def test_note_about_a_jump_of_time_names_its_trace(traces: Path) -> None:
+    records = [issue(S, 0, 4096), complete(2 * S, 0, 4096), issue(1 << 62, 16, 512)]
+    Path("traces/web1/jump.bin").write_bytes(encode(records))
+    summary = summarize("traces/web1/jump.bin", interval=1.0, workers=0)
+    (note,) = summary.notes
+    assert re.fullmatch(r".*/web1/jump\.bin: time jumps ahead: \d+ intervals are left out", note)
+
+
+def test_note_about_many_skips_names_its_trace(traces: Path) -> None:
+    bad = b"".join(MULTI[48 * i : 48 * (i + 9)] + b"x" * 48 for i in range(0, 900, 9))
+    for cpu in (0, 1):
+        Path(f"traces/web1/bad.blktrace.{cpu}").write_bytes(bad)
+    notes = summarize("traces/web1/bad", resync=True, workers=0).notes
+    assert any("/web1/bad: bad trace: " in note for note in notes if "more stretches" in note)
+    assert all("/web1/bad" in note for note in notes)
 
 
 def test_dataset_in_memory_is_refused(traces: Path) -> None:
@@ -1002,14 +1086,14 @@ def test_traces_may_come_from_a_web_server(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--compact"], "--prune and --compact are of a dataset"),
-        (["--prune", "x"], "--prune and --compact are of a dataset"),
+        (["--compact"], "--prune and --compact need a dataset"),
+        (["--prune", "x"], "--prune and --compact need a dataset"),
         (["-o", "", "x"], "--output takes a path"),
-        (["-o", "ds"], "the traces are missing"),
+        (["-o", "ds"], "no trace is named"),
         (["-o", "ds", "-I", "0", "x"], "--interval takes"),
         (["-o", "ds", "--workers", "-1", "x"], "--workers takes"),
         (["-o", "ds", "--workers", "1025", "x"], "--workers takes"),
-        (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "--workers are of this"),
+        (["-o", "ds", "--workers", "2", "--scheduler", "tcp://x:1", "x"], "exclude each other"),
         (["-o", "ds", "--max-pending", "x", "x"], "--max-pending takes"),
         (["-o", "ds", "--host", "*/x", "x"], "--host: the pattern"),
         (["-o", "ds", "--nonsense", "x"], "nonsense"),

@@ -185,7 +185,7 @@ def test_scheduler_that_is_killed_ends_the_run(cluster: Cluster, tmp_path: Path)
         cluster.processes[0].kill()
         status, out, err = running.outcome()
     assert (status, out) == (3, b"")
-    gone = "blkiomon: the Dask scheduler has gone: run it again to continue"
+    gone = "blkiomon: the Dask scheduler has gone: run the command again to continue"
     assert without_warning(err) == [gone]
 
 
@@ -343,7 +343,7 @@ def test_trace_that_kills_two_workers_is_given_up(tmp_path: Path) -> None:
         status, out, err = running.outcome()
     assert status == 3
     assert err.decode() == (
-        f"blkiomon: {deadly.path}: every worker that read it died: out of memory?; "
+        f"blkiomon: {deadly.path}: each worker that read it died, perhaps for lack of memory; "
         "no record of it was read\n"
     )
     assert figures(json.loads(out)) == expected
@@ -445,7 +445,7 @@ def test_full_disk_ends_the_run_and_what_is_done_is_kept(
     assert (status, out) == (4, b"")
     assert err.decode() == (
         f"blkiomon: cannot write {dataset}: No space left on device; what is done is kept: "
-        "run it again to continue\n"
+        "run the command again to continue\n"
     )
     done = len(list(dataset.glob("requests/*/part-*.parquet")))
     assert 0 < done < HOSTS

@@ -293,7 +293,7 @@ def test_version_and_help_fail_without_room_to_print_them(option: str, output: s
             ["-I5", "--from", "-1"],
             "--from takes a time since the first record, such as 90",
         ),
-        (["-I5", "--from=1", "--to=2026-11-23T14:00"], "--from and --to take both seconds, or"),
+        (["-I5", "--from=1", "--to=2026-11-23T14:00"], "--from and --to must both be seconds"),
         (["-I5", "--device", "4096:0"], "device 4096:0 cannot exist: the limits are 4095:1048575"),
         (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
         (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),

@@ -404,8 +404,8 @@ def row(
         ("read.errors > 2", (0.1, 0.3), None),
     ],
 )
-def test_violated_rule_is_reported(text: str, interval: Any, told: str | None) -> None:
-    said = rules.violated(rules.parse(text), [row("p99", 1e6, 1.2e6, *interval)])
+def test_rule_that_holds_is_reported(text: str, interval: Any, told: str | None) -> None:
+    said = rules.holds(rules.parse(text), [row("p99", 1e6, 1.2e6, *interval)])
     assert said == told or (told is not None and said is not None and told in said)
 
 
@@ -414,8 +414,8 @@ def test_rules_without_a_device_apply_to_all_devices() -> None:
         row("p99", 1e6, 9e6, 0.1, 9, device="8:0"),
         row("p99", 1e6, 2e6, 0.1, 9, device="all", numbers=(None, None)),
     ]
-    assert rules.violated(rules.parse("read.p99 > 5ms"), rows) is None
-    assert rules.violated(rules.parse("8:0/read.p99 > 5ms"), rows) is not None
+    assert rules.holds(rules.parse("read.p99 > 5ms"), rows) is None
+    assert rules.holds(rules.parse("8:0/read.p99 > 5ms"), rows) is not None
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def test_chart_of_a_report_is_refused(traces: dict[str, Path], capfd: Capture) -
 
 def test_losses_are_stated_for_their_side(tmp_path: Path, capfd: Capture) -> None:
     lossy, output = DATA / "loop-lossy-dc.bin", tmp_path / "x.html"
-    note = " lost: there were more requests, and IOPS and bandwidth were higher"
+    note = " lost: the true numbers of requests, IOPS and bandwidth are higher"
     # That trace ends inside a record.
     out, _ = printed(capfd, "-o", output, MULTI, lossy, status=3)
     assert re.search(rf"^B: [\d,]+ events were{note}$", out, re.MULTILINE)
@@ -542,7 +542,7 @@ def test_losses_are_stated_for_their_side(tmp_path: Path, capfd: Capture) -> Non
     assert output.read_text().count(f"{note}.</p>") == 1
 
 
-def test_violated_rule_exits_with_1(traces: dict[str, Path], capfd: Capture) -> None:
+def test_rule_that_holds_exits_with_1(traces: dict[str, Path], capfd: Capture) -> None:
     sides = traces["a0"], traces["slow0"]
     broken = ["--fail-if", "read.p50 > +10%", "--fail-if=all.p90 > 1us"]
     out, err = printed(capfd, *broken, "--fail-if=all.errors > 0", *sides, status=1)
@@ -551,6 +551,13 @@ def test_violated_rule_exits_with_1(traces: dict[str, Path], capfd: Capture) -> 
     assert second.startswith("blkiomon: all.p90 > 1us: ")
     assert " p90 " in out
     printed(capfd, "--fail-if=read.p50 > +40%", "--fail-if", "read.max > 5s", *sides)
+
+
+def test_rule_says_nothing_about_an_incomplete_trace(tmp_path: Path, capfd: Capture) -> None:
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(MULTI.read_bytes()[:-1])
+    _, err = printed(capfd, "--fail-if=all.p90 > 0us", MULTI, cut, status=3)
+    assert "all.p90" not in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import sysconfig
@@ -42,3 +43,23 @@ def test_numpy_is_the_only_dependency_at_run_time() -> None:
 def test_free_threaded_interpreter_stays_free_threaded() -> None:
     is_gil_enabled = getattr(sys, "_is_gil_enabled")  # noqa: B009 - from 3.13 on
     assert not is_gil_enabled()
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+@pytest.mark.parametrize("coverage", ["0", "1"])
+def test_debug_and_coverage_builds_can_be_combined(debug: str, coverage: str) -> None:
+    code = (
+        "import runpy, setuptools\n"
+        "setuptools.setup = lambda **given: print(*given['ext_modules'][0].extra_compile_args)\n"
+        "runpy.run_path('setup.py')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"BLKIOMON_DEBUG": debug, "BLKIOMON_COVERAGE": coverage},
+        capture_output=True,
+        check=True,
+    )
+    flags = done.stdout.decode().split()
+    assert ("-UNDEBUG" in flags, "--coverage" in flags) == (debug == "1", coverage == "1")
+    assert ("-O3" in flags) == (debug == coverage == "0")

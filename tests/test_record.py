@@ -309,7 +309,7 @@ def test_name_that_would_hide_the_trace_is_refused(fake: type[FakeCapture], tmp_
     (tmp_path / "run").mkdir()
     result = record("-o", tmp_path / "run", "--overwrite")
     assert result.returncode == 4
-    assert b"run exists and would hide the trace" in result.stderr
+    assert b"run exists and would be read in place of the trace" in result.stderr
 
 
 def test_link_of_another_user_is_not_followed(fake: type[FakeCapture], tmp_path: Path) -> None:
@@ -441,17 +441,40 @@ def test_command_has_the_environment_of_record(
     assert b"OPENBLAS_NUM_THREADS" not in result.stdout
 
 
-@pytest.mark.parametrize(("mode", "status"), [(None, 127), (0o755, 126)])
-def test_command_that_cannot_be_run_is_reported(
-    fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int
+@pytest.mark.parametrize(
+    ("mode", "status", "why"),
+    [
+        (None, 127, "no such program"),
+        (0o644, 126, "Permission denied"),
+        (0o755, 126, "Exec format error"),
+    ],
+)
+def test_command_that_cannot_be_run_is_reported_and_leaves_no_file(
+    fake: type[FakeCapture], tmp_path: Path, mode: int | None, status: int, why: str
 ) -> None:
-    program = tmp_path / "program"
+    program, folder = tmp_path / "program", tmp_path / "traces"
+    folder.mkdir()
     if mode:
         program.write_bytes(b"\x7fELF")
         program.chmod(mode)
-    result = runner.call("record", "-o", tmp_path / "run", "--", program)
-    assert result.returncode == status
-    assert result.stderr.startswith(f"blkiomon: cannot run {program}: ".encode())
+    for name in (folder / "run", "-"):
+        result = runner.call("record", "-o", name, "--", program)
+        assert result.returncode == status
+        assert result.stderr == f"blkiomon: cannot run {program}: {why}\n".encode()
+        assert not list(folder.iterdir())
+
+
+def test_command_that_is_a_directory_or_not_executable_in_path_is_reported(
+    fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "program").write_bytes(b"")
+    result = runner.call("record", "-o", "-", "--", "x/" * 3000)
+    assert (result.returncode, result.stderr[-18:]) == (127, b": no such program\n")
+    for command in ("program", tmp_path):
+        result = runner.call("record", "-o", "-", "--", command)
+        assert result.returncode == 126
+        assert result.stderr == f"blkiomon: cannot run {command}: Permission denied\n".encode()
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ def test_losses_are_stated(tmp_path: Path, capfd: Capture) -> None:
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "found the end of the input 20 bytes into a record" in said
     assert "into a record" in page and "No events were lost" not in page
-    assert page.count("events were lost: as many requests may count as in flight") == 2
+    assert page.count("events were lost: as many of the requests in flight may") == 2
     assert figures_of(page)["whole"]["unseen"]["lost_events"] > 0
 
 
@@ -562,14 +562,14 @@ def test_page_and_comparison_say_that_there_are_others(
     monkeypatch.setattr(collecting, "RESOLUTION", RESOLUTION._replace(most_devices=4))
     path = trace(tmp_path / "trace", many_devices(100))
     page = page_of(path)
-    assert "97 devices have no row of their own and are shown as one, others." in page
+    assert "97 devices have no rows of their own and are shown together as others." in page
     assert "<td>others (97)</td>" in page and ">0:0<" not in page
     figures = figures_of(page)
     assert figures["others"] == 97
     assert [entry["device"] for entry in figures["whole"]["devices"]].count("others") == 1
     assert compare.main([str(path), str(path)]) == 0
     said = capfd.readouterr().out
-    assert "A: 97 devices have no row of their own" in said and "0:0" not in said
+    assert "A: 97 devices have no rows of their own" in said and "0:0" not in said
     assert compare.main(["--json", str(path), str(path)]) == 0
     assert json.loads(capfd.readouterr().out)["others"] == {"a": 97, "b": 97}
 
@@ -699,7 +699,7 @@ def test_invalid_line_is_reported_by_file_line_and_field(
         ("start_ns", None, "start_ns: None is not a whole number"),
         ("end_ns", -(1 << 63), "end_ns -9223372036854775808 is before start_ns"),
         ("clock", {}, 'clock: {} is not "wall" or "trace"'),
-        ("clock", "wall", "an interval of another clock (wall, anchored False) than those before"),
+        ("clock", "wall", "its clock is wall without the time of day, and before trace without"),
         ("processes", {"by_bytes": [7]}, "processes.by_bytes[0]: 7 is not an object"),
         ("records", 1 << 500, "the count records is 327"),
     ):

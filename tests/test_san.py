@@ -224,7 +224,7 @@ def test_view_of_a_pipe_needs_a_named_topology() -> None:
 def test_outputs_by_device_have_no_views(option: str, tmp_path: Path) -> None:
     result = runner.call("-I", "1", option, tmp_path / "x", "--by", "lun", SLOW_PATH)
     assert result.returncode == EXIT_USAGE
-    assert b"is by device: --by takes --json, --csv or --parquet" in result.stderr
+    assert b"shows devices only: use --by with --json, --csv or --parquet" in result.stderr
 
 
 # --- made-up hosts --------------------------------------------------------------------------------
@@ -519,7 +519,8 @@ def test_change_of_a_path_is_an_event() -> None:
     assert event.to_dict() == {
         "kind": "changed",
         "name": "sdb",
-        "text": "sdb, a path of mpatha to port2, has state transport-offline, after unknown",
+        "text": "sdb, a path of mpatha to port2, "
+        "changed its state from unknown to transport-offline",
         "lun": "mpatha",
         "target_port": "port2",
         "array": "one",

@@ -134,7 +134,7 @@ def test_slow_requests_are_of_the_selected_operations(tmp_path: Path) -> None:
 def test_outputs_of_single_records_take_no_operation() -> None:
     result = runner.call(*ONE, "-D", "-", "--op", "read", PHASES)
     assert result.returncode == 2
-    assert b"--op selects requests; --debug prints single records" in result.stderr
+    assert b"--op cannot select the single records that --debug prints" in result.stderr
 
 
 @pytest.mark.parametrize("output", ["--json", "--csv", "-h"])

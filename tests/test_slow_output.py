@@ -232,7 +232,7 @@ def test_percentile_that_was_never_computed_is_reported() -> None:
     data = tw.encode(request(MS, MS, 8))
     result = runner.run("-I", "1", "--slow", "p99", "--clock", "trace", input=data)
     assert (result.returncode, result.stdout) == (0, b"")
-    assert result.stderr.decode().startswith("blkiomon: --slow: nothing was compared")
+    assert result.stderr.decode().startswith("blkiomon: --slow: no request was compared")
 
 
 def test_hung_device_is_reported_while_nothing_arrives() -> None:

@@ -264,7 +264,7 @@ def test_idle_devices_have_rows_and_a_silent_stream_is_named() -> None:
 
 def test_screen_waits_for_the_first_interval() -> None:
     shown = frame(devices=[SDB])
-    assert "waiting for the first 1 s" in shown[0]
+    assert "waiting for the first interval (1 s)" in shown[0]
     assert ("sdb", "idle") in rows(shown)
 
 
@@ -521,7 +521,7 @@ def test_change_of_a_path_stays_for_a_minute() -> None:
     for number in (2, 30, 62):
         seen.append(tracker(interval([], number)))
         shown = frame(*seen, about=san_about(tracker), look=Look(by="path"))
-        said = f"! {number - 1}.0 s ago: sda, a path of mpatha to port1, has state offline"
+        said = f"! {number - 1}.0 s ago: sda, a path of mpatha to port1, changed its state"
         assert any(line.startswith(said.replace(" 1.0 ", " 1.00 ")) for line in shown) == (
             number < 60
         )
@@ -790,9 +790,9 @@ def screen(paper: Paper, about: About = ABOUT, speed: float = 1.0) -> Iterator[S
 def test_late_interval_is_reported() -> None:
     paper = Paper()
     with screen(paper, dataclasses.replace(ABOUT, interval_s=0.01)) as sink:
-        until(lambda: paper.shows("NOT READING: the interval is 2 s late"))
+        until(lambda: paper.shows("NO NEW INTERVAL: the next is 2 s late"))
         sink.put(interval(BUSY))
-        until(lambda: paper.shows("sdb") and not paper.shows("NOT READING"))
+        until(lambda: paper.shows("sdb") and not paper.shows("NO NEW INTERVAL"))
 
 
 def test_slow_terminal_skips_screens_but_no_intervals() -> None:

@@ -209,9 +209,9 @@ class Intervals(Iterator[Interval]):
     """An iterator of intervals. Its methods read those that are left, as one table.
 
     Each interval is read once: after the last, the methods raise ValueError.
-    The tables have a row for each interval, device and operation, and the columns of Parquet files:
-    see ``docs/schema.md``. They contain no totals. ``start`` is the time of day in UTC. Counts and
-    times are signed integers; what is not known is null, or NaN in pandas.
+    The tables have a row for each interval, device and operation, and most columns of Parquet
+    files: see ``docs/schema.md``. They contain no totals and no histogram. ``start`` is the time of
+    day in UTC. Counts and times are signed integers; what is not known is null, or NaN in pandas.
     """
 
     def __init__(self, found: Iterable[Interval]) -> None:

@@ -151,7 +151,7 @@ OPTIONS = (
 )
 
 _ORIGINALS = {option.long for option in OPTIONS if option.group not in _OURS}
-"""Options that the original has, too."""
+"""Options that blktrace's blkiomon, "the original", has, too."""
 
 COMMANDS = {
     "summary": ("blkiomon.commands.summary", "summarize a trace; so does `blkiomon TRACE`"),
@@ -192,11 +192,12 @@ COMMAND = Command(
     """,
     OPTIONS,
     """
-    Clocks: with trace, intervals end by the time of the records, so that the same trace always
-    gives the same output: the default for files. With wall, they end by this host's clock: the
-    default for pipes. With outputs besides -h -b -d -D -Q, trace is used for a pipe whose records
-    run faster than the clock, and one line says so. Printed times are those of the trace if it
-    contains the time of day. Only then --from and --to take times such as 2026-11-23T14:00:00.
+    Clocks: with trace, intervals end by the time of the records. The same trace then always gives
+    the same output. This is the default for files. With wall, intervals end by this host's clock:
+    the default for pipes. If any output other than -h -b -d -D -Q is given, trace is used for a
+    pipe whose records run faster than the clock, and one line says so. Printed times are those of
+    the trace if it contains the time of day. Only then --from and --to take times such as
+    2026-11-23T14:00:00.
 
     A live trace never waits for an output. What a full queue or a slow disk could not take is
     dropped, counted and reported. A recorded trace waits for its outputs.
@@ -205,10 +206,10 @@ COMMAND = Command(
     files that have been moved away. If the terminal is closed, the run ends.
 
     --slow prints each request that takes longer than MS milliseconds from its first issue to its
-    completion, and once each request that hangs: to standard output or FILE, as text, or as JSON
-    Lines if the name of FILE ends in .json or .jsonl. With p99.9 in place of MS, the threshold is
-    that percentile of D2C in the last minute. It is computed at the end of each interval for the
-    next, once 100 requests have completed, or 1000 for p99.9.
+    completion. A request that hangs is printed once before it completes. The output is text on
+    standard output or in FILE, or JSON Lines if the name of FILE ends in .json or .jsonl. With
+    p99.9 in place of MS, the threshold is that percentile of D2C in the last minute. It is computed
+    at the end of each interval for the next, once 100 requests have completed, or 1000 for p99.9.
 
     --parquet DIR/ writes one complete file per interval into a directory. With --parquet FILE, the
     file can be read only after the run.
@@ -328,7 +329,7 @@ def _interruptible(command: Callable[[Sequence[str]], int], arguments: Sequence[
             old_hook(lost)
             return
         is_due = True
-        # By another thread, which runs after this function has ended. A real signal also ends a
+        # Another thread sends it, after this function has ended. A real signal also ends a
         # read that waits.
         _thread.start_new_thread(signal.pthread_kill, (main_thread, signal.Signals(received)))
 
@@ -463,13 +464,15 @@ def parse(arguments: Sequence[str]) -> Config | str:
         raise UsageError("--queue needs --trace DEVICE")
     of_records = [row.name for row in rows if row.needs in ("details", "driver data")]
     if of_records and value("op"):
-        raise UsageError(f"--op selects requests; --{of_records[0]} prints single records")
+        raise UsageError(f"--op cannot select the single records that --{of_records[0]} prints")
     period = Period.between(value("from"), value("to"))
     by_device = [row.name for row in rows if row.is_by_device]
     if value("by") != BY.default and (by_device or not rows):
         if not by_device:
             raise UsageError(_nothing_to_print(value("by"), value("trace") or files))
-        raise UsageError(f"--{by_device[0]} is by device: --by takes --json, --csv or --parquet")
+        raise UsageError(
+            f"--{by_device[0]} shows devices only: use --by with --json, --csv or --parquet"
+        )
 
     if trace:
         from blkiomon.sources.devices import with_relatives

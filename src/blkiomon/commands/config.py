@@ -33,7 +33,7 @@ class Config(NamedTuple):
             be read.
         final: also deliver the last, partial interval.
         max_pending, max_age_s, max_devices, resync: as for ``Monitor``.
-        by: what figures are added up by, one of ``views.BY``.
+        by: what figures are added up by, one of ``interval.views.BY``.
         topology: file with the topology of the traced host; None: the one beside the trace, or that
             of this host.
         is_original: only the original's options are given; be silent where the original is.

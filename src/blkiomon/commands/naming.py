@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_trace(name: str) -> bool:
-    """Whether a trace of this name exists, other than the path of a device."""
+    """Whether a trace of this name exists. The path of a device is never a trace."""
     if "/" in name and is_device(name):
         return False
     try:

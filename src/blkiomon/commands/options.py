@@ -31,8 +31,8 @@ class Option(NamedTuple):
     """An option of a command.
 
     Attributes:
-        spec: as ``--help`` shows it: ``-o, --output=FILE``, or ``--json``. FILE, PATH, DIR, DATASET
-            and DEVICE, and words with ``|`` between them, can be completed.
+        spec: as ``--help`` shows it: ``-o, --output=FILE``, or ``--json``. FILE, PATH, DIR,
+            DATASET, TRACE and DEVICE, and words with ``|`` between them, can be completed.
         help: for ``--help``.
         group: heading in ``--help``; may be empty.
         read: makes the value.
@@ -195,7 +195,7 @@ def whole(least: int, most: int, *, zero: bool = True) -> Reader:
         except ValueError:
             value = None
         if value is None or not least <= value <= most or not (value or zero):
-            bounds = f"from {least} to {most}" if zero else "not 0"
+            bounds = f"from {least} to {most}{'' if zero else ' except 0'}"
             raise UsageError(f"{name} takes a whole number, {bounds}, not {text!r}")
         return value
 
@@ -243,8 +243,8 @@ def slow(name: str, text: str) -> tuple[int | None, float | None, str]:
     is_right = 0 < number < 100 if is_percentile else 0 <= number <= 1e9
     if not is_right or "\0" in file or (colon and not file):
         raise UsageError(
-            f"{name} takes milliseconds or a percentile, and a file: 20, p99.9, 20:FILE, not "
-            f"{text!r}"
+            f"{name} takes milliseconds or a percentile, and optionally a file, such as 20, p99.9 "
+            f"or 20:FILE, not {text!r}"
         )
     if is_percentile:
         return None, number, file or "-"
@@ -318,7 +318,7 @@ class Period(NamedTuple):
         to_ns, to_is_absolute = end or (None, False)
         if from_ns is not None and to_ns is not None:
             if from_is_absolute != to_is_absolute:
-                raise UsageError("--from and --to take both seconds, or both a time of day")
+                raise UsageError("--from and --to must both be seconds, or both times of day")
             if to_ns <= from_ns:
                 raise UsageError("--to must be later than --from")
         return cls(from_ns, to_ns, from_is_absolute or to_is_absolute)
@@ -450,4 +450,7 @@ SLOW_LIMIT = Option(
     read=whole(1, 1_000_000),
     default=100,
 )
-QUEUE_TIMES = Option("--queue", "also capture when requests are queued: queue time, Q2D and Q2C")
+QUEUE_TIMES = Option(
+    "--queue",
+    "also capture queue records, for the times from queue to issue (Q2D) and to completion (Q2C)",
+)

@@ -111,7 +111,9 @@ def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Name
         if name.startswith("-") and name != "-":
             name = name.partition("=")[0]
             if name in _OUTPUTS:
-                raise UsageError(f"option {name} is without a command: blkiomon {name} - TRACE")
+                raise UsageError(
+                    f"option {name} belongs to blkiomon without a command: blkiomon {name} - TRACE"
+                )
             meant = meant_by(name.lstrip("-"), [o.long for o in options])
             hint = f"; did you mean --{meant}?" if meant else ""
             raise UsageError(f"option {name} not recognized{hint}")

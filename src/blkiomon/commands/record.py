@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from blkiomon.sources.topology import Topology
 
 EXIT_NOT_RUN, EXIT_NOT_FOUND = 126, 127
-"""Exit statuses if the command cannot be run, or is not found, as of env(1) and nohup(1)."""
+"""Exit statuses if the command cannot be run, or is not found: those of env(1) and nohup(1)."""
 
 LEAST_SIZE = 8 << 20
 """Eight files of 1 MiB: room for four pieces of ``recording.PIECE_BYTES`` in each."""
@@ -86,7 +86,8 @@ COMMAND = Command(
         Option("--for=SECONDS", "end the recording after this time", read=seconds(0.001)),
         Option(
             "--max-size=SIZE",
-            "keep the latest 8M, 500M or 10G: a ring of eight files, NAME.blktrace.0 to 7",
+            "keep only the latest SIZE, such as 500M or 10G (at least 8M), in a ring of eight "
+            "files, NAME.blktrace.0 to 7",
             read=_size,
         ),
         Option("--zstd", "compress with zstd; blkparse, btt and fio need it unpacked"),
@@ -119,8 +120,7 @@ def main(argv: Sequence[str]) -> int:
         return COMMAND.misused(error)
     command = given.operands
     if command and shutil.which(command[0]) is None:
-        complain(f"cannot run {command[0]}: no such program")
-        return EXIT_NOT_FOUND
+        return _not_found(command[0])
 
     from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
 
@@ -138,6 +138,17 @@ def main(argv: Sequence[str]) -> int:
     except CaptureError as error:
         complain(str(error))
         return EXIT_INPUT
+
+
+def _not_found(program: str) -> int:
+    """Say why a program cannot be found; returns the exit status."""
+    # A path may also be that of a directory. Path.exists() raises some OSErrors.
+    is_there = "/" in program and os.path.exists(program)  # noqa: PTH110
+    if is_there or shutil.which(program, os.F_OK):
+        complain(f"cannot run {program}: {os.strerror(errno.EACCES)}")
+        return EXIT_NOT_RUN
+    complain(f"cannot run {program}: no such program")
+    return EXIT_NOT_FOUND
 
 
 def _read_topology() -> Topology | None:
@@ -159,7 +170,8 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
     behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
     if given.operands and given.operands != behind:
         raise UsageError(
-            f"unexpected argument {given.operands[0]!r}: a command follows --, a device --trace"
+            f"unexpected argument {given.operands[0]!r}: write a command after --, a device after "
+            "--trace"
         )
     if any(not name or "\0" in name for name in given.trace):
         raise UsageError("--trace takes a device")
@@ -187,8 +199,6 @@ def _record(
     except MissingLibrary as error:
         complain(str(error))
         return EXIT_OUTPUT
-    if topology is not None:  # a failure is printed, and the trace matters more
-        save(topology, given.output + TOPOLOGY, Policy(follow=given.follow_symlinks))
     process = None
     if command:
         try:
@@ -196,9 +206,12 @@ def _record(
             # os.environ lacks the variable that this process has set for numpy.
             process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ))
         except OSError as error:
+            recording.discard()
             complain(f"cannot run {command[0]}: {error.strerror}")
             return EXIT_NOT_RUN
     begun_s = time.monotonic()
+    if topology is not None:  # a failure is printed, and the trace matters more
+        save(topology, given.output + TOPOLOGY, Policy(follow=given.follow_symlinks))
     status = EXIT_OK
     try:
         lost_events = _copy(capture, recording, stop, process, getattr(given, "for"))

@@ -121,7 +121,7 @@ class Beginning:
         span_s, elapsed_s = now.span_s - half.span_s, now.elapsed_s - half.elapsed_s
         if ahead_s > BACKLOG_S or span_s > 2 * elapsed_s + BURST_S:
             return True
-        # If there are very many records per second, only few seconds are held back.
+        # At a very high record rate, only few seconds are held back: smaller leads decide, too.
         is_old = age_s is not None and age_s > BACKLOG_S
         return is_old and (span_s > 1.5 * elapsed_s or ahead_s > OLD_S)
 

@@ -304,8 +304,8 @@ class Pipeline:
                 self._slow.flush()
             if lacks_threshold:
                 self._report(
-                    "--slow: nothing was compared with the percentile, which is computed at the "
-                    "end of an interval with enough requests, for the next one"
+                    "--slow: no request was compared with the percentile: an interval with enough "
+                    "requests must end before it is known"
                 )
             elif slow is not None and not slow.has_found and self.monitor.totals.requests:
                 self._report("--slow: no request took longer than the threshold")

@@ -66,7 +66,7 @@ STALL_NS = NS_PER_S
 """Nothing completes, and a request has been in flight for so long."""
 
 LATE_FACTOR = 4
-"""While others complete, a request stalls if it has been in flight so many times as long as any."""
+"""While others complete, a request stalls if it is in flight this many times as long as those."""
 
 MOST_LOSSES = 3600
 """Intervals with lost events that are remembered."""
@@ -485,7 +485,7 @@ def _names_of(paths: Iterable[Device], stalled: Set[int]) -> list[str]:
 
 
 def _flows(facts: Facts, above: Device | None) -> bool:
-    """Whether a map was traced and has no old request. If its path seems to have one, it is gone:
+    """Whether a map was traced and has no old request. Then an old request of its path has left it:
     native NVMe multipath takes requests away from a path without a trace record.
     """
     if above is None or above.number not in facts.traced:
@@ -794,7 +794,7 @@ def changes(before: Topology, now: Topology) -> list[Finding]:
             values = getattr(was, attribute), getattr(now_is, attribute)
             if values[0] != values[1]:
                 words = attribute.replace("_", " ")
-                what = f"has {words} {_value(values[1])}, after {_value(values[0])}"
+                what = f"changed its {words} from {_value(values[0])} to {_value(values[1])}"
                 add(new[name], what, attribute, values)
     return found
 
@@ -850,7 +850,7 @@ class Tracker:
 
     Args:
         topology: of the traced host.
-        by: one of ``views.BY``.
+        by: one of ``interval.views.BY``.
         traced: numbers of devices that are certainly traced.
 
     Attributes:

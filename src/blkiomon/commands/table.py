@@ -268,7 +268,7 @@ def without_rates(group: Group) -> Group:
 def loss_note(lost: int) -> str:
     """What the loss of so many events means for requests in flight."""
     events = how_many(lost, "event was", "events were", ",")
-    return f"{events} lost: as many requests may count as in flight, though they completed"
+    return f"{events} lost: as many of the requests in flight may have completed"
 
 
 def by_device(groups: Iterable[Group]) -> Iterator[DeviceFigures]:

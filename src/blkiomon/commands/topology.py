@@ -92,7 +92,7 @@ def _check(given: Namespace) -> None:
     if len(given.operands) > 1 or any(not name or "\0" in name for name in given.operands):
         raise UsageError("topology takes one trace, or none for this host")
     if given.operands and (given.sysfs or given.output):
-        raise UsageError("TRACE prints what is saved; --sysfs and -o read devices instead")
+        raise UsageError("--sysfs and -o read this host or a copy of sysfs: use them without TRACE")
     if given.output is not None and given.json:
         raise UsageError("-o saves JSON, and --json prints it: use one of them")
     if given.output == "-":
@@ -197,7 +197,7 @@ def _disk_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
 
 
 def _volume_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
-    """What is made of other devices; maps and heads of arrays are shown there."""
+    """What is made of other devices; maps and heads of an array are shown with it."""
     for device in devices.values():
         is_lun = device.array is not None or device.kind == "nvme-head"
         if is_lun or not (device.made_of or device.kind == "multipath"):

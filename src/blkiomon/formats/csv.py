@@ -1,6 +1,6 @@
 """CSV: the flat table, after a line of column names. A figure that does not exist is empty.
 
-Means and rates have 12 significant digits: as many as Python converts to text by its fast method.
+Means and rates have 12 significant digits, which Python converts to text by a fast method.
 """
 
 from __future__ import annotations

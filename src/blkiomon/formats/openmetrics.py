@@ -356,7 +356,7 @@ class Metrics:
                 yield family
         if self._info:
             # As a gauge: the library gives metrics of its type "info" no value of their own.
-            text = "What a device is, to join with: always 1."
+            text = "Labels that describe a device, for joins. Always 1."
             family = core.GaugeMetricFamily("blkiomon_device_info", text, labels=_INFO_LABELS)
             for of_device in self._info:
                 family.add_metric(of_device, next(rest))

@@ -100,8 +100,8 @@ def _next_piece(data: bytes, version: str, offset: int) -> Stats:
 def parse(data: bytes) -> Stats:
     """The structs at the beginning of some bytes, whose layout is recognized by their figures.
 
-    With the right layout, each request is once in either histogram, and is a read, a write or
-    bidirectional.
+    With the right layout, each request is counted once in each of the two histograms, and is a
+    read, a write or bidirectional.
 
     Raises:
         StatsError: neither layout fits.

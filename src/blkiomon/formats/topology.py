@@ -54,8 +54,8 @@ def decode(data: bytes) -> Topology:
         raise SourceError(f"its version is {found.get('version')!r:.20}, and this program reads 1")
     try:
         topology = Topology(
-            _optional(_string)(found.get("hostname")),
-            _optional(_string)(found.get("kernel")),
+            _member(found, "hostname", _optional(_string)),
+            _member(found, "kernel", _optional(_string)),
             _tuple_of(Array, found.get("arrays")),
             _tuple_of(Device, found.get("devices")),
         )
@@ -95,21 +95,37 @@ def _check(topology: Topology) -> None:
 def _tuple_of(kind: type[_T], found: object) -> tuple[_T, ...]:
     if not isinstance(found, list):
         raise ValueError(f"a list of {kind.__name__.lower()}s is missing")
-    return tuple(_value(kind, row) for row in found)
+    return tuple(_named(kind, row) for row in found)
+
+
+def _named(kind: type[_T], found: object) -> _T:
+    """An array or a device."""
+    what = kind.__name__.lower()
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} cannot be {found!r:.40}")
+    try:
+        return _value(kind, found)
+    except ValueError as error:
+        raise ValueError(f"{what} {found.get('name')!r:.40}: {error}") from None
 
 
 def _value(kind: type[_T], found: object) -> _T:
     """A dataclass of an object's members; unknown members, of later versions, are ignored."""
     if not isinstance(found, dict):
-        raise ValueError(f"{found!r:.40} in place of an object")
+        raise ValueError(f"cannot be {found!r:.40}")
     values = {}
     for field in fields(cast(Any, kind)):
         read = _number if field.name == "number" else _READERS[cast(str, field.type)]
-        try:
-            values[field.name] = read(found.get(field.name))
-        except ValueError as error:
-            raise ValueError(f"{error} as {field.name} of {found.get('name')!r:.40}") from None
+        values[field.name] = _member(found, field.name, read)
     return kind(**values)
+
+
+def _member(found: dict[str, Any], name: str, read: Callable[[object], _T]) -> _T:
+    """A member of an object. Raises ValueError, which names it."""
+    try:
+        return read(found.get(name))
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
 def _optional(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
@@ -118,25 +134,25 @@ def _optional(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
 
 def _string(found: object) -> str:
     if not isinstance(found, str):
-        raise ValueError(f"{found!r:.40}")
+        raise ValueError(f"cannot be {found!r:.40}")
     return printable(found)
 
 
 def _whole(found: object) -> int:
     if type(found) is not int or not 0 <= found < 1 << 64:
-        raise ValueError(f"{found!r:.40}")
+        raise ValueError(f"cannot be {found!r:.40}")
     return found
 
 
 def _truth(found: object) -> bool:
     if not isinstance(found, bool):
-        raise ValueError(f"{found!r:.40}")
+        raise ValueError(f"cannot be {found!r:.40}")
     return found
 
 
 def _strings(found: object) -> tuple[str, ...]:
     if not isinstance(found, list):
-        raise ValueError(f"{found!r:.40}")
+        raise ValueError(f"cannot be {found!r:.40}")
     return tuple(map(_string, found))
 
 
@@ -145,7 +161,7 @@ def _number(found: object) -> int | None:
         return None
     text = _string(found)
     if not re.fullmatch("[0-9]+:[0-9]+", text, re.ASCII):
-        raise ValueError(f"{found!r:.40}")
+        raise ValueError(f"cannot be {found!r:.40}")
     return number_of(text)
 
 

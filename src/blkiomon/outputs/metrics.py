@@ -129,8 +129,8 @@ def http_name(address: Sequence[Any]) -> str:
 class _Server(ThreadingHTTPServer):
     """The standard library's server with a thread per connection, bounded in number and age.
 
-    A new connection closes the oldest one, which has had time for a request: that takes
-    milliseconds.
+    If there are too many, a new connection closes the oldest one. That has had time for its
+    request, which takes milliseconds.
 
     Attributes:
         connections: open connections, oldest first, and when they were opened; guarded by

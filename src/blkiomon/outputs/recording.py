@@ -70,6 +70,10 @@ class Recording(ABC):
             os.close(self._fd)
         self._fd = -1
 
+    def discard(self) -> None:
+        """Close before anything was written, and leave no file."""
+        self.close()
+
     def _write(self, data: memoryview | bytes) -> int:
         """Write all or, to a file, nothing; returns how many bytes that are."""
         rest = memoryview(self._pack(memoryview(data)) if self._pack else data)
@@ -174,7 +178,10 @@ class FileRecording(Recording):
         """Remove the files of an earlier trace of this name, so that none stays in the set."""
         parent, base = os.path.split(self._name)
         if os.path.lexists(self._name):
-            raise FileExistsError(errno.EEXIST, f"{self._name} exists and would hide the trace")
+            raise FileExistsError(
+                errno.EEXIST,
+                f"{self._name} exists and would be read in place of the trace: use another name",
+            )
         for path in sorted(Path(parent or ".").iterdir()):
             match = MEMBER.fullmatch(path.name)
             if match and match["base"] == base:
@@ -214,6 +221,10 @@ class FileRecording(Recording):
 
     def lose(self, n_events: int) -> None:
         self._version7.lose(n_events)
+
+    def discard(self) -> None:
+        self.close()
+        Path(self._path(0)).unlink(missing_ok=True)
 
     def summary(self) -> str:
         files = " to ".join(dict.fromkeys(map(self._path, (0, len(self._files) - 1))))

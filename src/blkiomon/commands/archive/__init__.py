@@ -1,6 +1,6 @@
 """``blkiomon archive``: the traces of many hosts, on this machine's cores or a Dask cluster.
 
-What needs a library is imported when it is needed: Dask only with a scheduler.
+Modules that need an optional library are imported late: Dask only with a scheduler.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ COMMAND = Command(
     directory, single files beside files of blktrace are left out and reported: they may have the
     same records.
 
-    The host with the slowest 1 % of requests comes first. A terminal gets as many hosts as it has
+    The host with the highest p99 comes first. A terminal gets as many hosts as it has
     lines for.
 
     DATASET/requests has a row for each interval, device and operation, DATASET/intervals one for
@@ -164,12 +164,12 @@ def main(given: Namespace) -> int:
     tls, selected = _tls(given), Selection.of(given)
     names, scheduler = given.operands, given.scheduler
     if given.workers is not None and scheduler is not None:
-        raise UsageError("--workers are of this machine; a --scheduler has its own")
+        raise UsageError("--workers and --scheduler exclude each other: a scheduler has its own")
     maintains = given.prune or given.compact
     if maintains and not given.output:
-        raise UsageError("--prune and --compact are of a dataset: -o DATASET")
+        raise UsageError("--prune and --compact need a dataset: -o DATASET")
     if not (names or maintains) or not all(names) or any("\0" in name for name in names):
-        raise UsageError("the traces are missing: name them by their paths")
+        raise UsageError("no trace is named, or a name is empty: name paths, globs or URLs")
     try:
         from blkiomon.commands.archive.options import ArchiveError, DatasetError, TraceOptions
         from blkiomon.commands.archive.run import run
@@ -241,6 +241,8 @@ def _warning(scheduler: str, ca_file: str | None) -> str:
 
 
 def _needs(error: ImportError) -> str:
+    if error.name is None:  # a library says what to install
+        return str(error)
     extra = "archive" if error.name in ("fsspec", "pyarrow") else "dask"
     return f"archive needs {error.name}: pip install 'blkiomon[{extra}]'"
 
@@ -286,9 +288,10 @@ def summarize(
     """The traces of many hosts as one summary.
 
     Args:
-        sources: paths, globs or URLs of fsspec, or one of them: files, sets of per-CPU files by
-            their base name or a member, directories for all traces in them.
-        interval: length of an interval in seconds, by the records' own time; None: all is one.
+        sources: one or several paths, globs or URLs of fsspec. Each names a file; a set of per-CPU
+            files, by its base name or a member; or a directory, for all traces in it.
+        interval: length of an interval in seconds, by the records' own time; None: each trace is
+            one interval.
         workers: processes of this machine that read traces, 0 for no other than this one; by
             default one for each core.
         scheduler: the address of a Dask scheduler, or a client of one (with TLS, say), whose

@@ -1,6 +1,6 @@
 """The workers of a Dask cluster. Imports Dask, so import it only if there is a scheduler.
 
-Dask runs the task of a worker that died again on another one.
+If a worker dies, Dask runs its task again on another worker.
 """
 
 from __future__ import annotations

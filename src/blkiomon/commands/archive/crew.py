@@ -1,4 +1,4 @@
-"""Workers: an executor and its limits; and this process as a worker."""
+"""``Crew``: an executor and its limits. ``Here``: an executor that uses this process alone."""
 
 from __future__ import annotations
 
@@ -28,5 +28,8 @@ class Here(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(function(*args, **kwargs))
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
         return future

@@ -9,7 +9,7 @@
 Only the process that holds the lock changes the manifest and publishes parts. Each run appends to
 a manifest of its own. Each line lists parts that are added and removed, and traces that are done or
 dropped. All lines replayed in order give the dataset. So a run can be killed at any time; the next
-one completes or removes what the manifest lists.
+one completes the last change that the manifest lists, and removes files that it does not list.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LARGE_BYTES = 192 << 20
 """``compact`` merges parts that are smaller than ``SMALL_BYTES`` up to ``LARGE_BYTES`` in all."""
 
 MERGED_AT_ONCE = 32
-"""Parts that are merged at once, as a row group of each is in memory."""
+"""Most parts that are merged at once: a row group of each is in memory."""
 
 _PART = re.compile(r"day=(?:unknown|\d{4,}-\d\d-\d\d)/part-[0-9a-z-]+\.parquet")
 _MANIFEST = re.compile(rf"{MANIFEST}/(\d{{8,}})-[0-9a-f]+\.jsonl")
@@ -128,7 +128,7 @@ class Dataset:
         os.fsync(self._fd)
 
     def _commit(self, line: Line) -> None:
-        """Change the dataset as a line says: its new parts are written, and hidden."""
+        """Change the dataset as a line says. Its new parts must have been written, hidden."""
         line = {name: list(of) for name, of in line.items() if of}
         removed = [n for name in line.get("remove", ()) for n in files_of(name)]
         self._write(line)
@@ -233,7 +233,7 @@ class Dataset:
         """Drop the traces whose files are gone; returns how many.
 
         Raises:
-            DatasetError: all are.
+            DatasetError: all are, or they cannot be looked up.
         """
         gone = {name for name, entry in self._done.items() if not self._is_there(entry)}
         if gone and len(gone) == len(self._done):
@@ -244,7 +244,10 @@ class Dataset:
         return len(gone)
 
     def _is_there(self, entry: Line) -> bool:
-        return any(self.files.exists(file["url"]) for file in entry["source"]["files"])
+        try:
+            return any(self.files.exists(file["url"]) for file in entry["source"]["files"])
+        except Exception as error:  # of the library of any protocol
+            raise DatasetError(f"cannot look up {entry['trace']}: {why(error)}") from error
 
     def compact(self) -> None:
         """Merge small parts of a day."""
@@ -313,11 +316,11 @@ def locked(url: str, *, may_create: bool = True) -> Iterator[Dataset]:
     Raises:
         DatasetError: another run uses it, or it cannot be used.
     """
-    files = Files(url)
-    if not may_create and not files.sizes(MANIFEST):
-        raise DatasetError(f"{url} is not a dataset of blkiomon archive")
     with ExitStack() as stack:
         try:
+            files = Files(url)
+            if not may_create and not files.sizes(MANIFEST):
+                raise DatasetError(f"{url} is not a dataset of blkiomon archive")
             (_lock_local if files.is_local else _lock_remote)(files, stack)
             dataset = Dataset(files)
         except DatasetError:

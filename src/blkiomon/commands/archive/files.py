@@ -81,7 +81,7 @@ class Files:
         sync_directory(folder)
 
     def publish(self, name: str) -> None:
-        """Give a file that was written its name."""
+        """Rename a file from its hidden name to its own."""
         if self.is_local:
             Path(self.path(self.hidden(name))).rename(self.path(name))
 
@@ -96,7 +96,7 @@ class Files:
         return data
 
     def open(self, name: str) -> Any:
-        """A file to read from, at any place."""
+        """A file to read from, which is seekable."""
         return self._fs.open(self.path(name), "rb")
 
     def exists(self, url: str) -> bool:

@@ -40,7 +40,7 @@ class TraceOptions:
         return Selection(self.devices, self.ops, period)
 
     def stored(self) -> dict[str, Any]:
-        """For the manifest, as JSON has it. A selection is in it only if there is one."""
+        """The options for the manifest, as JSON; without fields of a selection that select all."""
         options = asdict(self)
         for name, value in Selection().arguments().items():
             if options[name] == value:

@@ -149,7 +149,7 @@ class PartWriter:
                 part.abort()
 
     def add(self, item: Item) -> None:
-        """Write an interval. Raises IntervalError: it does not fit; others do."""
+        """Write an interval. Raises IntervalError: it does not fit; others can still be added."""
         require_fit(item.interval)
         self._waiting.setdefault(day_of(item.interval), []).append(item)
         self._rows += 1 + len(item.interval.rows)

@@ -1,6 +1,6 @@
 """Worker processes of this machine. They communicate by pipes and open no port.
 
-Each has an executor of its own: when a process dies, only its own trace fails.
+Each has an executor of its own: when a process dies, only its own task fails.
 """
 
 from __future__ import annotations

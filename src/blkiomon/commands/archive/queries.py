@@ -87,7 +87,7 @@ def percentiles(
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """A column without a dictionary, which cannot be sorted."""
+    """A column, decoded if it has a dictionary: such a column cannot be sorted."""
     column = column.combine_chunks()
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 

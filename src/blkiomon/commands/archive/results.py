@@ -18,7 +18,7 @@ class Result:
         whole: all of its intervals as one; None if nothing was read.
         intervals, records: how many were read.
         error: why it could not be read to its end.
-        is_lasting: its bytes are wrong: reading them again would not help.
+        is_lasting: the bytes of the trace are wrong; reading it again would not help.
         notes: further messages for the user.
         was_done: it is the result of an earlier run.
         entry: what the manifest of the dataset holds of it.

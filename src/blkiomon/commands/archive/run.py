@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from blkiomon.commands.archive.dataset import Dataset
 
-DIED = "every worker that read it died: out of memory?"
+DIED = "each worker that read it died, perhaps for lack of memory"
 
 MOST_TRACES = 64
 MOST_BYTES = 2 << 30
 """Limits of a task. Its traces share the parts of a dataset, and are lost together."""
 
 TASKS_A_WORKER = 8
-"""So many tasks at least, as some traces take longer than others."""
+"""Tasks for each worker if there are enough traces: some take longer than others."""
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
     prune: bool = False,
     compact: bool = False,
 ) -> Summary:
-    """See ``blkiomon.archive.summarize``."""
+    """See ``blkiomon.commands.archive.summarize``."""
     Monitor(**asdict(options))  # checks them
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
@@ -96,7 +96,8 @@ def run(
         if lost := len(store.lost.difference(trace.name for trace in traces)):
             lost_traces = how_many(lost, "trace is", "traces are")
             builder.note(
-                f"{lost_traces} to be read again: files of {dataset} were missing or damaged"
+                f"{lost_traces} to be read again: files of {dataset} were missing or damaged; "
+                "run the command again with all traces"
             )
     return builder.summary()
 
@@ -157,7 +158,7 @@ Task = tuple[Trace, ...]
 
 
 def _tasks(traces: Sequence[Trace], room: int) -> Iterator[Task]:
-    """Neighbours by host, so that the parts of the dataset are sorted by host."""
+    """Tasks of traces in the order of hosts: so the parts of the dataset are sorted by host."""
     most = min(max(len(traces) // (room * TASKS_A_WORKER), 1), MOST_TRACES)
     task: list[Trace] = []
     for trace in sorted(traces, key=lambda trace: (trace.host, trace.name)):
@@ -196,7 +197,9 @@ def _done(
         try:
             done = future.result()
         except CancelledError as error:
-            raise ArchiveError("the Dask scheduler has gone: run it again to continue") from error
+            raise ArchiveError(
+                "the Dask scheduler has gone: run the command again to continue"
+            ) from error
         except crew.death:
             if len(task) > 1:  # one of them may have killed it
                 waiting.extendleft((trace,) for trace in reversed(task))
@@ -207,7 +210,7 @@ def _done(
                 waiting.appendleft(task)
                 continue
             done = Done(failures=(Failure(trace.name, DIED),))
-        except Exception as error:  # whatever the cluster says of it
+        except Exception as error:  # any that the cluster reports
             if len(task) > 1:
                 waiting.extendleft((trace,) for trace in reversed(task))
                 continue
@@ -216,6 +219,6 @@ def _done(
             assert store is not None
             raise DatasetError(
                 f"cannot write {store.files.url}: {done.error}; what is done is kept: "
-                "run it again to continue"
+                "run the command again to continue"
             )
         yield task, done

@@ -161,7 +161,7 @@ class Summary:
         for name, host in zip(names, hosts, strict=True):
             needed = len(host.groups) + bool(host.incomplete)
             if free is not None and left < len(hosts) and needed > free:
-                yield f"{how_many(left, 'more host', 'more hosts')}: --all\n"
+                yield f"{how_many(left, 'more host', 'more hosts')}: --all prints all\n"
                 break
             free = None if free is None else free - needed
             left -= 1
@@ -301,7 +301,7 @@ class SummaryBuilder:
         self._traces = self._intervals = self._records = self._resumed = 0
 
     def add_all(self, results: Iterable[Result], failures: Iterable[Failure]) -> None:
-        """Add the results of traces, and traces without."""
+        """Add the results of traces, and the failures of those that have none."""
         self._failures += failures
         for result in results:
             self.add(result)

@@ -218,7 +218,12 @@ def find(sources: Iterable[str], host: str | None = None) -> Found:
     for name, trace in sorted(finder.found.items()):
         match = pattern.fullmatch(name)
         if match is None:
-            failures[name] = Failure(name, f"its path does not match the host pattern {host}")
+            why_not = (
+                "it is in no folder that names its host: use --host"
+                if host is None
+                else f"its path does not match the host pattern {host}"
+            )
+            failures[name] = Failure(name, why_not)
         elif any("\ud800" <= c <= "\udfff" for c in match["host"]):
             # Readers of datasets fail at a folder of that name.
             failures[name] = Failure(name, "its host is not UTF-8")
@@ -239,7 +244,7 @@ def host_pattern(pattern: str | None) -> re.Pattern[str]:
     if pattern is None:
         return re.compile(r"(?:.*/)?(?P<host>[^/]+)/[^/]*", re.DOTALL)
     if pattern.count(HOST) != 1:
-        raise ValueError(f"the pattern of a host has {HOST} in it once, not {pattern!r}")
+        raise ValueError(f"the pattern of a host contains {HOST} exactly once, unlike {pattern!r}")
     parts = {"*": ".*?", "?": ".", HOST: "(?P<host>[^/]+?)"}
     pieces = re.split(r"(\*+|\?|\{host\})", pattern)
     text = "".join(parts.get(p[:1] if p[:1] == "*" else p) or re.escape(p) for p in pieces)

@@ -1,4 +1,4 @@
-"""The tasks of workers: read some traces, write their intervals, and return each trace as one.
+"""The tasks of workers: read some traces, write their intervals, and merge those of each.
 
 Nothing in here knows who the workers are. Memory does not grow with a trace: the engine's is
 bounded by ``max_pending``, some thousand rows wait for their Parquet file, and 64 intervals to be
@@ -126,7 +126,7 @@ def read(trace: Trace, options: TraceOptions, add: Add | None = None) -> Result:
         records=monitor.totals.records,
         error=None if error is None else _error_text(error),
         is_lasting=isinstance(error, (TraceError, IntervalError)),
-        notes=(*trace.notes, *notes),
+        notes=(*trace.notes, *(n if trace.name in n else f"{trace.name}: {n}" for n in notes)),
     )
 
 

@@ -63,7 +63,7 @@ COMMAND = Command(
         TITLE,
         CHART._replace(
             help="only this chart of a picture: heat, iops, bandwidth, in-flight, devices, "
-            "sectors, sequential, percentiles or sizes; of files of -b iops, bandwidth, "
+            "sectors, sequential, percentiles or sizes; for files of -b: iops, bandwidth, "
             "d2c-histogram or size-histogram (repeatable)"
         ),
         OVERWRITE,
@@ -76,8 +76,8 @@ COMMAND = Command(
     Files written with --json or -b also work, but contain no sectors, and those of -b no
     percentiles. Pictures need matplotlib: pip install 'blkiomon[report]'.
 
-    With --by, the page shows LUNs, paths, ports, HBAs or arrays in place of devices. It names the
-    devices that it leaves out so that nothing is counted twice.
+    With --by, the page shows LUNs, paths, ports, HBAs or arrays in place of devices. So
+    that nothing is counted twice, it leaves out some devices, and names them.
     """,
 )
 

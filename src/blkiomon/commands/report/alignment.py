@@ -15,7 +15,7 @@ from blkiomon.interval.views import devices_of, regroup
 
 
 def aligned(runs: Sequence[Collected]) -> Iterator[Collected]:
-    """The runs of a view with common numbers; names are those of the run that has a group first."""
+    """The runs of a view with common numbers; the first run with a group gives it its name."""
     numbers: dict[str, int] = {}
     labels: dict[int, str] = {}
     for run in runs:

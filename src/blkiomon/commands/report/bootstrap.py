@@ -107,8 +107,8 @@ def spread(before: Floats, after: Floats) -> Floats:
 def widening(independent: Sequence[float], n_intervals: int = 1) -> float:
     """Factor by which intervals are wider than the middle 95 % of the draws.
 
-    Few independent units spread less among themselves than all there could be: hence Student's t.
-    So many intervals are to contain all true changes together in 95 of 100 comparisons: each has a
+    Few independent units spread less than those that they are drawn from: hence Student's t. All
+    ``n_intervals`` are to contain their true changes together with 95 % confidence: each has a
     higher confidence, by Šidák.
 
     Args:

@@ -236,7 +236,7 @@ def coarser_note(before: Cells, after: Cells) -> list[str]:
     if len(before.known_s) == len(after.known_s) and not after.n_merged:
         return []
     length = time_text(float(np.median(after.known_s[after.known_s > 0])) * NS_PER_S)
-    devices = f", and {after.n_merged:,} devices are one, others," if after.n_merged else ""
+    devices = f", and {after.n_merged:,} devices are one row, others," if after.n_merged else ""
     return [f"Charts have slices of {length}{devices} so that the page has at most 5 MB."]
 
 
@@ -402,7 +402,7 @@ class Packed(NamedTuple):
 
 
 def packed(arrays: dict[str, Array]) -> Packed:
-    """Compress arrays: each as its lowest bytes, then the next ones, as most of them are 0.
+    """Compress arrays after a byte shuffle: all lowest bytes, then the next, most of which are 0.
 
     The layout has the name, the number of elements, and their bytes: 1, 2 or 4 of unsigned
     integers, 8 of doubles.

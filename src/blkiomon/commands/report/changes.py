@@ -46,10 +46,10 @@ BIN_WIDTH = 1 / 64
 """Greatest width of a bin of percentiles, as a share of its value."""
 
 MOST_REACH = math.log(1e6)
-"""No interval is wider by more than a factor of a million: it says nothing then."""
+"""Limit of the widening, a factor of a million: such an interval says nothing anyway."""
 
 LEAST_CHANGE = -1 + 2.0**-52
-"""The lower end of an interval is above -1, to that precision."""
+"""The lowest end of an interval: just above -1, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ def judged_together(
 ) -> list[DeviceChanges]:
     """With intervals that contain all true changes together with 95 % confidence.
 
-    They are wider by as much on both sides: so far out, draws do not say on which side more is
-    likely.
+    They are wider by as much on both sides: there are too few draws so far out to tell the sides
+    apart.
     """
     n = sum(change.verdict != TOO_LITTLE for row in rows for change in row.changes)
     independent = [of_side.n_independent for of_side in _draws(a, b)]

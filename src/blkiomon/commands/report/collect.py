@@ -255,7 +255,7 @@ def _collected(
     monitor: Monitor | None = None,
     patterns: Patterns | None = None,
 ) -> Collected:
-    """Collect the slices of a run, with times of day if the trace contains one, even a late one.
+    """Collect the slices of a run, with times of day if the trace contains one anywhere.
 
     Args:
         gaps: by trace time if there is a monitor, else by the clock of the slices.
@@ -271,11 +271,11 @@ def _collected(
     gaps = tuple((begin + shift_ns, end + shift_ns) for begin, end in gaps)
     gaps = tuple(gap for gap in gaps if whole.start_ns < gap[1] and gap[0] < whole.end_ns)
     if gap_ns := sum(end - begin for begin, end in gaps):
-        text = f"Between runs, there is no record for {time_text(gap_ns)}"
-        notes = (f"{text}: rates are of the whole time.", *notes)
+        text = f"Between runs, nothing was recorded for {time_text(gap_ns)}"
+        notes = (f"{text}; rates count this time, too.", *notes)
     if slices.n_others:
         n_own = int((devices_of(whole) != selection.OTHERS).sum())
-        waited = f"Requests waited longest, in all or on average, on the {n_own} that have."
+        waited = f"On the {n_own} with rows, requests waited longest, in all or on average."
         notes = (f"{slices.others_text}. {waited}", *notes)
     return Collected(
         names=tuple(names),
@@ -323,7 +323,7 @@ def _explain_nothing(found: Collected, selected: Selection, max_age_s: float) ->
         raise ReportError(f"{what}: no request of operation {', '.join(ops)}")
     if found.kind != TRACE:
         raise ReportError(f"{what}: no request in it")
-    why = "it takes both the issue and the completion of one (blktrace -a issue -a complete)"
+    why = "a request needs its issue and its completion (blktrace -a issue -a complete)"
     if counts.evicted:
         evicted = how_many(counts.evicted, "issue or completion has", "issues and completions have")
         why = f"{evicted} no partner within {max_age_s:g} s; --max-age allows more time"
@@ -368,7 +368,7 @@ class Span(NamedTuple):
 
     Attributes:
         first_ns, last_ns: trace time; the last one is None in compressed files: it is unknown.
-        devices: numbers of those with records at the begin or the end.
+        devices: numbers of those with records at the beginning or the end.
     """
 
     first_ns: int
@@ -463,7 +463,7 @@ def _of_traces(
     if selected.period == ALWAYS:
         slices.n_expected = -(-length_ns(recorded) // first_ns)
     accesses = Accesses(RESOLUTION.most, first_ns) if patterns else None
-    if view is not None:  # a map and its paths must not be taken for one another at the begin
+    if view is not None:  # a map and its paths must not be taken for one another at first
         known = frozenset[int]().union(*(span.devices for span in recorded))
         known &= set(selected.devices) or known
         view.add_traced(known)
@@ -545,7 +545,7 @@ def _seen(interval: Interval, view: View | None) -> Interval:
 
 
 def _requests_seen(requests: Table, view: View) -> Table:
-    """Requests with the numbers of groups in place of devices; those that are left out are not."""
+    """Requests with the numbers of groups in place of devices; without those that have no group."""
     numbers = distinct(requests["device"])
     groups = list(view.groups_of(numbers).values())
     place = np.searchsorted(numbers, requests["device"])
@@ -580,7 +580,8 @@ def _of_json(
                     gaps.append((end_ns, item.start_ns))
                 end_ns = max(end_ns or 0, item.end_ns)
                 if view is not None and item.by != "device":
-                    raise ReportError(f"{', '.join(names)}: the intervals are by {item.by} already")
+                    is_by = f"its intervals are by {item.by}, omit --by"
+                    raise ReportError(f"{', '.join(names)}: {is_by}")
                 if selected.devices:
                     item = selection.select_devices(item, selected.devices)
                 slices.add(n_intervals - 1, _seen(item.only(selected.ops), view))
@@ -643,7 +644,7 @@ def _of_stats(
     from blkiomon.commands.report import stats_input  # slow to import
 
     structs, broken = stats_input.read_structs(names, selected.devices)
-    notes = ["Files of -b hold no percentiles, no operations but reads and writes, no losses."]
+    notes = ["Files of -b hold no percentiles, no counts of lost events, only reads and writes."]
     if odd := int(structs["bidir"].sum()):
         neither = "neither read nor write"
         one, several = f"request was {neither}: it is", f"requests were {neither}: they are"

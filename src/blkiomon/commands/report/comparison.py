@@ -94,8 +94,8 @@ class Comparison:
         return [
             (
                 letter,
-                f"{how_many(n, 'event was', 'events were', ',')} lost: there were more requests, "
-                "and IOPS and bandwidth were higher",
+                f"{how_many(n, 'event was', 'events were', ',')} lost: the true numbers of "
+                "requests, IOPS and bandwidth are higher",
             )
             for letter, n in lost
             if n
@@ -178,7 +178,7 @@ def compare_runs(
     Args:
         names: of the runs of A and of B.
         metrics: to compare besides ``METRICS``.
-        by: what figures are added up by, one of ``views.BY``.
+        by: what figures are added up by, one of ``interval.views.BY``.
         ops: the operations that have rows; empty: all.
         topology_of: finds the topology of the host of a run with this name; None: not known.
         options: as for ``collect``.

@@ -17,7 +17,7 @@ LEAST_FOR_CURVE = 20
 """Requests that the curve of a distribution needs."""
 
 TAIL = 5
-"""Where an axis of percentiles ends, on which p90, p99 and p99.9 are equally far apart."""
+"""End of an axis of percentiles, in nines: p90 is at 1, p99 at 2, p99.999 at 5."""
 
 MOST_STEPS, LEAST_STEPS = 160, 16
 """Steps of a line over time: neighbouring slices are merged."""
@@ -86,7 +86,7 @@ def tail_place(shares: Floats) -> Floats:
 
 
 def a_second(cells: Cells, column: str) -> Steps:
-    """A sum by slice, a second of known time; short slices, such as the last one, have none."""
+    """Sums by slice, per second of known time; short slices, such as the last one, have none."""
     n, known_s = len(cells.known_s), cells.known_s
     sums = np.bincount(cells.slice, cells.columns[column], n)
     least = 0.5 * np.median(known_s[known_s > 0])

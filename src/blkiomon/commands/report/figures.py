@@ -493,7 +493,7 @@ def _draw_sizes(lines: Sequence[Line], axes: Any) -> None:
         axes.bar(places, shares, width * 0.92, color=COLOURS[name], label=op_text(name))
     axes.set_xlim(-0.6, len(shown) - 0.4)
     _label_bars(axes, [_size_text(power - 1) for power in shown.tolist()])
-    axes.set_xlabel("bytes of a request: this, up to double")
+    axes.set_xlabel("request size: from this up to twice as much")
     legend(axes)
 
 

@@ -42,16 +42,16 @@ STALLS = "hung", "stalled"
 """Kinds of findings after which requests seem slow."""
 
 SLOW_FACTOR = 4
-"""A device is slow if its p99 is so many times that of the others."""
+"""A device is slow if its p99 is this many times that of the others."""
 
 CHANGE_FACTOR = 2
 CHANGE_REQUESTS = 1000
 CHANGE_PART = 10
-"""An operation got slower if its p99 after some moment is so many times that before, each of at
-least so many requests, and of at least one part in so many of the run."""
+"""An operation got slower if its p99 after some moment is CHANGE_FACTOR times that before. Each
+side has CHANGE_REQUESTS requests at least, and 1/CHANGE_PART of the run."""
 
 LOAD_FACTOR = 1.5
-"""A finding says so if requests were also so many times as many, or as large."""
+"""A finding mentions the load if requests were also this many times as many, or as large."""
 
 MOST_DISCARDING = 4
 """Devices whose reads and writes are compared with and without discards: those with the most."""
@@ -65,14 +65,14 @@ N_BLOCKS = 64
 """Moments at which an operation may have got slower."""
 
 SAME_BLOCKS = 2
-"""What begins within so many blocks of time begins at the same moment."""
+"""What begins within this many blocks of time begins at the same moment."""
 
 CONTRAST = 4
 LEAST_INSIDE = 0.9
 LEAST_EVIDENCE = 15
-"""A device was slow for a stretch of time if this holds such a share of the slow requests, and they
-are so many times as frequent as in the rest. Chance alone hardly gives any of 131,000 stretches
-that log-likelihood ratio."""
+"""A device was slow for a stretch of time if LEAST_INSIDE of the slow requests are in it, and they
+are CONTRAST times as frequent as in the rest. The log-likelihood ratio is LEAST_EVIDENCE at least:
+chance alone hardly gives it to any of 131,000 stretches."""
 
 FINE_S = 10
 """Times of day have milliseconds if a run is shorter."""
@@ -80,7 +80,7 @@ FINE_S = 10
 PART_REQUESTS = 20
 MOST_PARTS = 32
 """It was slow again and again, rather than throughout, if some part of the stretch has few of the
-slow requests. So many are expected in each part."""
+slow requests. There are MOST_PARTS at most, with PART_REQUESTS slow requests each on average."""
 
 COARSE_BITS = 2
 """The search for changes uses bins four times as wide; what it finds is then computed exactly."""
@@ -155,7 +155,7 @@ def findings(
 def _is_same(one: Finding, lesser: Finding, whole: Interval, maps: Mapping[int, int]) -> bool:
     """Whether two findings are of one problem: of a device, its map or its path, at the same time.
 
-    A slow array is not: a finding of its slow path says more.
+    A slow array is never the same problem: a finding of its slow path says more.
     """
     if one.span_ns is None or lesser.span_ns is None or one.kind == "slow_array":
         return False
@@ -178,7 +178,7 @@ def _as_one(problem: Sequence[Finding]) -> Finding:
 
 
 def _kind(finding: Finding) -> str:
-    """That a path is slow says the same as that a device is."""
+    """Such as "slow", of both a slow path and a slow device."""
     return finding.kind.partition("_")[0]
 
 
@@ -425,7 +425,7 @@ def _slow_span(
 def _log_likelihood(
     part: npt.NDArray[np.float64], n: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Of so many of n, if their share is the probability of each."""
+    """The binomial log-likelihood of ``part`` of n, if its share is the probability."""
     share = part / np.maximum(n, 1)
     logs = np.log(np.maximum([share, 1 - share], 1e-300))
     likelihood: npt.NDArray[np.float64] = part * logs[0] + (n - part) * logs[1]
@@ -497,7 +497,7 @@ def _got_slower(
         p99s_ns = before.d2c_ns.percentile(99), after.d2c_ns.percentile(99)
         if p99s_ns[0] is None or p99s_ns[1] is None or p99s_ns[1] < CHANGE_FACTOR * p99s_ns[0]:
             continue
-        # Where requests are few, there are enough of them only beside the moment itself.
+        # With few requests, the best split may lie beside the change: find its moment exactly.
         limit_ns = math.sqrt(max(p99s_ns[0], 1) * p99s_ns[1])
         span_ns = _slow_span(slices, [device], layout.OPS[op], limit_ns)
         if span_ns is None or span_ns[0] == slices[0].start_ns:

@@ -70,11 +70,11 @@ class JsonIntervals:
         clock = interval.clock, interval.anchored
         self._clock = self._clock or clock
         if clock != self._clock:
-            (name, anchored), (first, first_anchored) = clock, self._clock
-            raise IntervalError(
-                f"an interval of another clock ({name}, anchored {anchored}) than those before "
-                f"({first}, anchored {first_anchored}): they cannot be merged"
+            now, before = (
+                f"{name} {'with' if anchored else 'without'} the time of day"
+                for name, anchored in (clock, self._clock)
             )
+            raise IntervalError(f"its clock is {now}, and before {before}: they cannot be merged")
         # Of the rows, not of the groups, which the interval would cache.
         self._n_requests += int(interval.rows["requests"].sum())
         if self._n_requests > MOST_REQUESTS:

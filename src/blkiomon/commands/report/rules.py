@@ -1,8 +1,8 @@
-"""Rules of ``--fail-if``: limits that a comparison must not violate.
+"""Rules of ``--fail-if``: conditions that a comparison must not fulfil.
 
 A rule is ``[DEVICE/]OPERATION.FIGURE > VALUE`` (or ``<``, ``>=``, ``<=``). A value in per cent is a
-change of B against A; it does not count where no difference is shown. Any other value is a limit
-for B alone.
+change of B against A; such a rule does not hold if the verdict is "no difference shown". With "too
+little to tell" the figures alone decide. Any other value is a limit for B alone.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def parse(text: str) -> Rule:
     return Rule(text, found["device"], of, metric, found["sign"], limit, is_change)
 
 
-def violated(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
-    """A message about a rule that is violated, or cannot be checked; None: all is well."""
+def holds(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
+    """A message about a rule that holds, or cannot be checked; None: it does not hold."""
     row = _row_of(rule, rows)
     if row is None:
         what = f"{rule.op} requests" if rule.op else "requests"

@@ -105,7 +105,7 @@ class Slices:
         return "more than " * (self.n_others >= MOST_OTHERS) + how_many(
             self.n_others,
             "device has no row of its own and is shown as others",
-            "devices have no row of their own and are shown as one, others",
+            "devices have no rows of their own and are shown together as others",
             ",",
         )
 

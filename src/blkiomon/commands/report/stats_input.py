@@ -39,7 +39,8 @@ def read_structs(names: Sequence[str], devices: Sequence[int]) -> tuple[Table, l
     for name in names:
         try:
             if Path(name).stat().st_size > MOST_FILE_BYTES:
-                raise SourceError(f"{name}: more than {MOST_FILE_BYTES >> 20} MiB of -b")
+                limit = f"{MOST_FILE_BYTES >> 20} MiB, the limit for files of -b"
+                raise SourceError(f"{name} is larger than {limit}")
             stats = stats_reader.parse(Path(name).read_bytes())
         except SourceError:
             raise

@@ -76,7 +76,8 @@ COMMAND = Command(
         ),
         Option(
             "--slow=MS:FILE",
-            "also write requests that take longer than MS ms or hang to FILE: see blkiomon --help",
+            "also write to FILE each request that hangs or takes longer than MS ms: see blkiomon "
+            "--help",
             read=slow,
             is_output=True,
         ),

@@ -193,7 +193,7 @@ def _footer(look: Look, about: About) -> Line:
 def _head(state: RunState, look: Look, about: About, width: int) -> Line:
     interval = state.whole if look.is_whole else state.latest
     if interval is None:
-        right = f"waiting for the first {about.interval_s:g} s"
+        right = f"waiting for the first interval ({about.interval_s:g} s)"
     else:
         seconds = three_digits(interval.duration_s)
         right = f"{how_many(interval.counts.records, 'record', 'records', ',')} in {seconds} s"
@@ -248,7 +248,7 @@ def _states(
     state: RunState, look: Look, findings: Sequence[Finding], notes: Sequence[str]
 ) -> Iterator[Span]:
     if state.has_ended:
-        yield "END OF TRACE: this stays until q", REVERSE
+        yield "END OF TRACE: q quits", REVERSE
     if look.is_paused:
         yield "PAUSED: p continues", REVERSE
     if state.quiet_ns >= QUIET_NS and not state.has_ended:

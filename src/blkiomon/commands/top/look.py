@@ -59,7 +59,7 @@ class Look:
     Attributes:
         sort: title of a column.
         has_operations: None: if there are few devices.
-        by: one of ``views.BY``.
+        by: one of ``interval.views.BY``.
         selected: None: the first row.
         filter: a part of the name of each shown row.
         is_open: ``*`` changed all branches of the tree.

@@ -180,7 +180,7 @@ class Views:
         return self._luns
 
     def of(self, by: str) -> View | None:
-        """The view by one of ``views.BY``; None if it shows devices as they are."""
+        """The view by one of ``interval.views.BY``; None if it shows devices as they are."""
         topology = self.topology
         if topology is None or by == "device":
             return None

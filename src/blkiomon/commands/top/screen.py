@@ -345,10 +345,10 @@ class ScreenSink(Sink):
                 slow = f"this terminal is slower than -I {self._about.interval_s:g}"
                 notes.append(f"{undrawn} counted but not drawn: {slow}")
             if overdue_s := self._overdue_s():
-                notes.append(f"NOT READING: the interval is {overdue_s} s late")
+                notes.append(f"NO NEW INTERVAL: the next is {overdue_s} s late")
             if self.dropped_intervals:
-                missing = how_many(self.dropped_intervals, "interval is", "intervals are", ",")
-                notes.append(f"{missing} missing here")
+                missing = how_many(self.dropped_intervals, "interval was", "intervals were", ",")
+                notes.append(f"{missing} dropped: the queue of the screen was full")
             state = self._watch.state(whole=self._look.is_whole)
             self._drawing = self._added
         if self._look.is_paused:

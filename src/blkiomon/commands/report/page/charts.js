@@ -357,7 +357,7 @@ class Charts {
       lines.find((line) => line.textContent.startsWith(focused_name))?.firstChild.focus();
     const n_more = listed.length - this.most_strips;
     this.more.hidden = n_more <= 0;
-    this.more.textContent = this.has_all_devices ? `the first ${this.most_strips}` : `${countText(n_more)} more devices`;
+    this.more.textContent = this.has_all_devices ? `only the first ${this.most_strips}` : `${countText(n_more)} more devices`;
   }
 
   #overlay() {

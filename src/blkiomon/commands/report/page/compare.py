@@ -62,11 +62,11 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
         *noted(coarser_note(all_cells[0], sides[0])),
         f'<p class="verdict">{text(found.verdict())}</p>',
         "<h2>What changed</h2>",
-        *(_table(changed, found) if changed else ["<p>Nothing, as far as it shows.</p>"]),
+        *(_table(changed, found) if changed else ["<p>No change is shown.</p>"]),
         *_unchanged(same, found),
         '<p class="soft">In brackets: the confidence interval of a change. Where it includes 0, no '
         "difference is shown. All intervals together contain the true changes with 95 % "
-        "confidence, judged by the runs themselves.</p>",
+        "confidence.</p>",
         "<h2>Both sides</h2>",
         *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
     ]
@@ -108,8 +108,8 @@ def _data(side: Cells, found: Comparison) -> dict[str, Any]:
 def _unchanged(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
     if not rows:
         return []
-    shows = how_many(len(rows), "row shows", "rows show", ",")
-    summary = f"<summary>{shows} no difference</summary>"
+    shown = how_many(len(rows), "row", "rows", ",")
+    summary = f"<summary>{shown} without a difference shown</summary>"
     return ["<details>", summary, *_table(rows, found), "</details>"]
 
 

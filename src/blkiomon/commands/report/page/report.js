@@ -189,7 +189,7 @@ class Report extends Charts {
       const [requests, sequential] = of_op.reduce(([a, b], [, , c, d]) => [a + c, b + d], [0, 0]);
       if (!requests || run.ops[op] === "flush") continue;
       texts.push(`${opText(run.ops[op])} ${digits((100 * sequential) / requests)} %`);
-      if (part.device >= 0 && run.devices.length > 1) continue; // over time it is known of all devices
+      if (part.device >= 0 && run.devices.length > 1) continue; // over time it is known only of all devices together
       const points = [];
       for (let i = 0; i < n; i += 4) {
         let [of, is] = [0, 0];
@@ -248,7 +248,7 @@ class Report extends Charts {
     const every = Math.ceil(((high - low + 1) * 46) / (plot.right - plot.left));
     for (let i = low; i <= high; i += every)
       plot.text(i ? sizeText(i - 1) : "0", (plot.x(i) + plot.x(i + 1)) / 2, plot.bottom + 13, "center");
-    plot.text("bytes of a request: this, up to double", (plot.left + plot.right) / 2, plot.bottom + 26, "center");
+    plot.text("request size: from this up to twice as much", (plot.left + plot.right) / 2, plot.bottom + 26, "center");
   }
 
   /** The figures of the slices at the cursor. */

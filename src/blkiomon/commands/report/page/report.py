@@ -413,7 +413,7 @@ def _losses(found: Collected) -> list[str]:
         rows.append(("requests still in flight at the end", f"{total.in_flight.end:,}"))
     rows.append(("records read", f"{counts.records:,}"))
     verdict = "No events were lost, as far as the input shows."
-    missing = "there were more requests than these figures are of."
+    missing = "there were more requests than these figures show."
     if whole.incomplete:
         verdict = f"Incomplete: {in_words(whole.incomplete)}. {missing.capitalize()}"
     elif any((counts.lost_events, counts.sequence_gaps, counts.skipped_bytes)) or (
@@ -437,7 +437,7 @@ def _processes(whole: Interval) -> list[str]:
         for pid, requests, n_bytes in order[:PROCESSES_SHOWN]
     ]
     return [
-        "<h2>Processes that issued most</h2>",
+        "<h2>Processes with the most bytes</h2>",
         table(("Process", "Requests", "Bytes"), rows, "", "processes"),
     ]
 
