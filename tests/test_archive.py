@@ -290,18 +290,21 @@ def test_trace_that_does_not_match_the_host_pattern_is_a_failure(traces: Path) -
     assert missing[0].trace.endswith("a.bin") and "/elsewhere/" in missing[0].error
 
 
-def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
-    """Readers of a dataset fail at a folder whose name is not UTF-8."""
-    folder = os.fsdecode(b"traces/web\xff")
-    (Path(folder)).mkdir()
-    (Path(folder) / "x.bin").write_bytes(b"")
-    names, missing, _ = find([f"{folder}/x.bin", "traces/web1/a.bin"])
+@pytest.mark.parametrize("name", [b"web\xff/x.bin", b"web1/\xffx.bin"])
+def test_path_that_is_not_utf8_is_a_failure(name: bytes, traces: Path) -> None:
+    """Neither Parquet nor a folder of a dataset can have that name."""
+    path = Path("traces", os.fsdecode(name))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    names, missing, _ = find([str(path), "traces/web1/a.bin"])
     assert [trace.host for trace in names] == ["web1"]
-    assert [(Path(m.trace).name, m.error) for m in missing] == [("x.bin", "its host is not UTF-8")]
+    assert [(Path(m.trace).name, m.error) for m in missing] == [
+        (path.name, "its path is not UTF-8")
+    ]
 
 
 class Listed(MemoryFileSystem):  # type: ignore[misc]
-    """Remembers what it has listed, as object stores do."""
+    """As an object store: remembers what it has listed; cannot append or rename."""
 
     protocol = "listed"
     store: ClassVar[dict[str, Any]] = {}
@@ -315,6 +318,7 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
         # All readers of a file in memory share one position.
         if mode == "rb":
             return io.BytesIO(self.cat_file(path))
+        assert mode == "wb", mode
         return super()._open(path, mode, **options)
 
     def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
@@ -329,6 +333,9 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
             self.dircache[path] = super().ls(path, detail=True, **options)
         found = self.dircache[path]
         return found if detail else [info["name"] for info in found]
+
+    def mv(self, *_: Any, **options: Any) -> None:
+        raise NotImplementedError
 
     def invalidate_cache(self, path: str | None = None) -> None:
         self.dircache.clear()
@@ -782,7 +789,7 @@ def test_two_runs_do_not_write_one_dataset(first: Summary, capfd: Capture) -> No
     assert archived().resumed == 4
 
 
-def test_manifests_of_many_runs_become_one(first: Summary) -> None:
+def test_manifests_of_many_runs_become_few(first: Summary) -> None:
     for number in range(10):
         os.utime("traces/db/late.bin", ns=(number, number))
         assert archived().resumed == 3
@@ -861,7 +868,7 @@ def test_files_appear_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.fixture
 def listed() -> Iterator[Any]:
-    """An object store: it lists from a cache, and cannot append or rename."""
+    """A new ``Listed``, under the scheme "listed"."""
     fsspec.register_implementation("listed", Listed, clobber=True)
     fs = fsspec.filesystem("listed")
     fs.store.clear()
