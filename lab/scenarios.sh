@@ -112,7 +112,7 @@ count_end() {
     echo 0 > $INSTANCE/events/enable
 }
 
-load() {  # OPTION...: fio on the device, the failures counted and not ended by
+load() {  # OPTION...: fio on the device; it counts failures and goes on
     fio --name="$SCENARIO" --filename="${FILE:-/dev/$DISK}" --ioengine=libaio --direct=1 --iodepth=8 \
         --bs=4k --rw=randread --randrepeat=1 --continue_on_error=all \
         --ignore_error=5:61,5:61 --output="/out/$SCENARIO.fio.json" --output-format=json "$@"

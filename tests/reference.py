@@ -583,7 +583,8 @@ class Reference(Reader):
         self.overall += 1
         if self.on_record:
             self.on_record(record)
-        if record.action & 0xFFFF_FFFF_0000 & ~NOTIFY:  # the engine knows 32 categories
+        # A note, or a record without one of the engine's 32 categories, does not set the time.
+        if record.action & 0xFFFF_FFFF_0000 & ~NOTIFY:
             self._now = record.time
         if record.action & DRV_DATA:
             self.driverdata += 1
@@ -806,7 +807,7 @@ class Reference(Reader):
         self.evicted += len(old)
 
     def _is_nearly_full(self) -> bool:
-        """No completion becomes pending then: its issue was evicted, or is lost, most likely."""
+        """Whether the table is 7/8 full: a completion's issue was then most likely evicted."""
         return (
             self.max_pending is not None
             and len(self._pending) >= self.max_pending - self.max_pending // 8
@@ -865,7 +866,7 @@ class Reference(Reader):
         """A request is no longer in flight, if it was."""
 
     def on_unmatched_completion(self, pending: Pending) -> None:
-        """A completion becomes pending: its issue has not been read."""
+        """A completion's issue has not been read. It becomes pending, or a full table drops it."""
 
     def on_issue_found(self, pending: Pending) -> None:
         """The issue of a pending completion has been read."""

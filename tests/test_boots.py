@@ -63,10 +63,10 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
 def test_boots_are_ordered_by_the_time_of_day(tmp_path: Path) -> None:
     a = write(tmp_path / "a", boot(1000, DAY_S, 8))
     b = write(tmp_path / "b", boot(50, DAY_S + 3600, 16))
-    for options, device_times in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
+    for options, n_requests in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
         result = runner.call("-I100000", "--json", "-", *options, a, b)
         (line,) = map(json.loads, result.stdout.splitlines())
-        assert line["total"]["requests"] == device_times
+        assert line["total"]["requests"] == n_requests
 
 
 def test_sets_of_one_run_keep_their_times(tmp_path: Path) -> None:

@@ -90,12 +90,18 @@ ORIGINAL: dict[str, tuple[bytes, Callable[[oracle.Result], bool]]] = {
         BARE_DRIVER_RECORD,
         lambda theirs: b" 0 match," in theirs.debug,
     ),
-    "8 loses the figures at garbage": (GARBAGE, lambda theirs: theirs.human == b""),
+    "8 loses the figures at garbage": (
+        GARBAGE,
+        lambda theirs: theirs.human == b"" and b" 1 match," in theirs.debug,
+    ),
     "9 shows a wrong var": (
         BUSY,
-        lambda theirs: b"avg 2000000000.0, var 6666666666666666" not in theirs.human,
+        lambda theirs: b"avg 2000000000.0, var 27163048970788" in theirs.human,
     ),
-    "15 rejects version 8": (VERSION_8, lambda theirs: b"1 match" not in theirs.debug),
+    "15 rejects version 8": (
+        VERSION_8,
+        lambda theirs: b"unsupported trace version 8" in theirs.stderr,
+    ),
 }
 
 
@@ -333,7 +339,7 @@ def test_06_unread_pipe_stops_neither_reading_nor_other_outputs(tmp_path: Path) 
             r"0 intervals and \d+ records are missing there\n",
             process.stderr,
         )
-    assert (tmp_path / "h").exists()
+    assert requests((tmp_path / "h").read_text()) == 1
 
 
 # -- 7: driver data without payload ----------------------------------------------------------------
@@ -463,21 +469,28 @@ def test_09_var_of_the_latencies_of_a_real_trace() -> None:
 # -- 10: cost of outstanding requests --------------------------------------------------------------
 
 
-def test_10_cost_of_a_record_hardly_depends_on_the_queue_depth() -> None:
-    """The original uses 16 of its 128 chains here, and would take ten minutes."""
-    outstanding, rounds = 1 << 18, 2
+def test_10_cost_of_a_record_does_not_grow_with_the_queue_depth_as_in_the_original() -> None:
+    """The original uses 16 of its 128 chains here, and would take ten minutes.
+
+    With 1,024 times as many outstanding requests, a record costs four times as much: cache misses.
+    """
+    assert seconds_of_2_19_requests(1 << 18) < 20 * seconds_of_2_19_requests(1 << 8)
+
+
+def seconds_of_2_19_requests(outstanding: int) -> float:
+    """CPU time for 2^19 requests, of which so many are outstanding at once."""
     sectors = np.random.default_rng(10).permutation(outstanding) * 8
     issues = streams.issues(outstanding, sector=sectors)
     engine = Engine()
     start_s = time.process_time()
-    for turn in range(rounds):
+    for turn in range((1 << 19) // outstanding):
         issues["time"] += 2 * 10**6
         engine.feed(issues.tobytes())
         assert engine.pending == outstanding
         engine.feed(streams.completions(issues, 10**6).tobytes())
         assert engine.pending == 0
         assert engine.counters()["requests"] == (turn + 1) * outstanding
-    assert time.process_time() - start_s < 60
+    return time.process_time() - start_s
 
 
 # -- 11: requests whose partner was lost -----------------------------------------------------------

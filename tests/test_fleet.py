@@ -62,8 +62,8 @@ def test_percentiles_of_hosts_on_two_servers_are_of_all_requests(tmp_path: Path)
     rng = random.Random(3)
     groups = ["db", "db", "web"]
     requests = [
-        [(4096, round(rng.lognormvariate(of_host, 0.8))) for _ in range(n)]
-        for n, of_host in ((4_000, 6.0), (200, 8.0), (4_000, 5.0))
+        [(4096, round(rng.lognormvariate(mean, 0.8))) for _ in range(n)]
+        for n, mean in ((4_000, 6.0), (200, 8.0), (4_000, 5.0))
     ]
     with ExitStack() as stack:
         hosts = [

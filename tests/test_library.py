@@ -224,7 +224,7 @@ def test_intervals_are_yielded_as_they_end(data: bytes) -> None:
     assert source.given == len(data)
 
 
-def test_options_equal_those_of_the_monitor() -> None:
+def test_functions_take_a_period_and_resync() -> None:
     data = encode(anchored(40))
     options: dict[str, Any] = {"from_ns": (DAY_S + 1) * S, "to_ns": (DAY_S + 2) * S}
     (item,) = blkiomon.intervals(data, 5, is_absolute=True, **options)

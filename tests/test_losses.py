@@ -80,9 +80,12 @@ def test_8192_cpus_have_their_own_sequence_numbers(most: int) -> None:
     assert gaps(*parts) == len(starts)
 
 
-@pytest.mark.parametrize("cpu", [8192, 65_535, 2**31, 2**32 - 1])
-def test_impossible_cpu_numbers_are_harmless(cpu: int) -> None:
-    assert gaps(numbered([1, 2, 3], 0), numbered([7, 8, 10], cpu)) <= 7
+@pytest.mark.parametrize(
+    ("cpu", "same"), [(8192, 0), (65_535, 8191), (2**31, 0), (2**32 - 1, 8191)]
+)
+def test_cpus_beyond_8191_count_as_one_that_has_their_lowest_13_bits(cpu: int, same: int) -> None:
+    first, last = numbered([1, 2, 3], same), numbered([7, 8, 10], cpu)
+    assert gaps(first, last) == gaps(first + last) == 4
 
 
 @pytest.mark.parametrize("stale", [0, 1, 3, 4, 5, 10**6])

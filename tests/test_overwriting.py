@@ -193,7 +193,8 @@ def test_driver_records_are_replaced_by_driver_records_only() -> None:
 
 def test_trace_that_may_not_be_read_is_not_looked_at(directory: Path) -> None:
     """Permission to write is enough."""
-    Path("out").touch(0o200)
+    Path("out").write_bytes(ONE)
+    Path("out").chmod(0o200)
     result = runner.run("-I", LONG, "-h", "out", command=runner.BOUND_COMMAND, stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
 

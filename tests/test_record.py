@@ -312,7 +312,9 @@ def test_name_that_would_hide_the_trace_is_refused(fake: type[FakeCapture], tmp_
     assert b"run exists and would hide the trace" in result.stderr
 
 
-def test_link_of_another_user_is_not_followed(fake: type[FakeCapture], tmp_path: Path) -> None:
+def test_link_in_place_of_the_trace_is_not_followed(
+    fake: type[FakeCapture], tmp_path: Path
+) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"old")
     (tmp_path / "run.blktrace.0").symlink_to(target)
