@@ -362,6 +362,7 @@ def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
     """Whether a version 7 header has version 8's field order (a fault of ftrace's tracer)."""
     event, category = pid & 0xFFFF & ~0x100, pid >> 16
     is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
+    # In place of the pid (2^22 at most) is the action, and so on: pid for action, device for cpu.
     return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
 
 
@@ -481,7 +482,7 @@ class Reader:
         action_at, size = (28, 4) if version == 7 else (32, 8)
         field = at[action_at : action_at + size]
         action = int.from_bytes(field, "little" if order == "<" else "big")
-        return action & 0xFFFF & ~0x100 <= 19
+        return action & 0xFFFF & ~0x100 <= 19  # the last event of blktrace_api.h
 
 
 # -- pairing ---------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_directory_of_single_files_has_a_trace_for_each(tmp_path: Path) -> None:
         assert not missing and not notes
 
 
-def test_files_that_may_be_copies_are_left_out_in_one_line(traces: Path) -> None:
+def test_files_that_may_be_copies_are_left_out_and_named_in_one_line(traces: Path) -> None:
     shutil.copy("traces/web2/b.gz", "traces/web2/a.bin")
     (traces / "web2" / "a.bin.gz").write_bytes(gzip.compress(PHASES))
     names, missing, (note,) = find(["traces"])
@@ -381,7 +381,9 @@ def test_intervals_are_in_the_day_in_which_they_begin(traces: Path) -> None:
     }
 
 
-def test_hosts_of_a_file_are_sorted(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_parquet_file_are_sorted_by_host(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.run.TASKS_A_WORKER", 1)
     archived("traces/web2/*", "traces/web1/*", "traces/db/sda")
     (path,) = parts(Path("ds"))
@@ -462,6 +464,7 @@ def test_terminal_gets_what_fits(traces: Path) -> None:
         lines = "".join(summary.text(os.terminal_size((columns, rows)))).splitlines()
         assert max(map(len, lines)) <= columns
         if rows < len(whole):
+            # If two hosts are left, the line that names them takes the last row.
             assert len(lines) < rows or lines[-3].startswith("2 more hosts")
             assert re.fullmatch(r"\d more hosts?: --all", lines[-3])
         else:
@@ -508,7 +511,7 @@ def test_bad_traces_are_failures_and_the_others_count(traces: Path) -> None:
     assert summary.host("web2").groups[-1].d2c_ns == good.host("web2").groups[-1].d2c_ns
 
 
-def test_resync_goes_on_and_counts(traces: Path) -> None:
+def test_resync_goes_on_and_counts_skipped_bytes(traces: Path) -> None:
     (traces / "web1" / "a.bin").write_bytes(MULTI[:4800] + b"garbage" + MULTI[4800:])
     strict = summarize("traces/web1/a.bin", workers=0)
     lenient = summarize("traces/web1/a.bin", resync=True, workers=0)
@@ -637,7 +640,7 @@ def test_damaged_parts_of_a_dataset_are_made_again(
     assert archived().resumed == 4
 
 
-def test_trace_whose_file_is_missing_is_reported_if_it_is_not_named(first: Summary) -> None:
+def test_stored_trace_whose_source_is_missing_is_reported_unless_named(first: Summary) -> None:
     part_of("a.bin").unlink()
     (note,) = archived("traces/web2/*").notes
     assert note.startswith("1 trace is to be read again: files of ") and "/ds were miss" in note
@@ -784,7 +787,7 @@ def test_two_runs_do_not_write_one_dataset(first: Summary, capfd: Capture) -> No
         with pytest.raises(DatasetError, match=rf"another run: process {os.getpid()} on "):
             archived()
         assert main(["-o", "ds", "--workers=0", *SOURCES]) == 4
-        held.drop([])
+        held.drop([])  # the first still has its lock
     assert capfd.readouterr().err.count("\n") == 1
     assert archived().resumed == 4
 
@@ -1093,7 +1096,7 @@ def test_bad_input_exits_with_3_and_bad_output_with_4(
     assert err.count("\n") == (1 if status == 4 else len(sources) - 1)
 
 
-def test_failure_to_print_the_summary(traces: Path) -> None:
+def test_full_standard_output_gives_one_line_and_status_4(traces: Path) -> None:
     command = ("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin")
     result = runner.shell(">/dev/full", *command)
     why = b"blkiomon: could not write to standard output: No space left on device\n"
@@ -1113,6 +1116,7 @@ def test_name_of_a_host_cannot_control_the_terminal(traces: Path, capfd: Capture
         assert all(map(str.isprintable, lines))
     assert printed.err.count("\n") == 1
     assert printed.out == "".join(archived(f"traces/{odd}/*").text())
+    # The fifth begins with the escaped name.
     begins = {line.partition(" ")[0] for line in printed.out.split("\n")[2:]}
     assert len(begins) == 5 and begins > {"host", "fleet", "", "d2c"}
 

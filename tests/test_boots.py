@@ -20,7 +20,7 @@ DAY_S = 1_790_000_000
 
 
 def boot(up_s: int, day_s: int, sector: int, *, note: bool = True) -> list[Record]:
-    """A request of 1 ms, one second after tracing has begun: by the uptime, and the time of day."""
+    """A request of 1 ms, one second after tracing began, at this uptime and time of day."""
     begin_ns = up_s * S
     records = [notify_timestamp(begin_ns, day_s, 0)] if note else []
     records.append(issue(begin_ns + S, sector, 4096))

@@ -203,7 +203,7 @@ def test_bytes_of_version_1_have_not_changed() -> None:
     assert to_bytes(item) == stored
 
 
-def test_interval_of_one_second_takes_a_few_kilobytes() -> None:
+def test_interval_takes_at_most_400_bytes_a_row_and_3_a_bin() -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
     for item in items:
         n_bins = sum(len(bins) for bins in (item.snapshot.d2c_bins, item.snapshot.size_bins))

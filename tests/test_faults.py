@@ -1,4 +1,4 @@
-"""The fifteen faults of the original, by their numbers: ours has none of them.
+"""Faults of the original, numbered from 1 to 15 here: this program has none of them.
 
 If the original is installed, the first test shows those of its faults that one stream can show.
 """
@@ -294,7 +294,8 @@ def test_06_full_queue_stops_neither_reading_nor_other_outputs(
         for number in range(1, 6):
             process.write(ONE)
             process.read_intervals(number)
-        process.write(ONE * 40_000)  # four times what fits into the pipe
+        # At most 11,000 of these wait in the pipe of 1 MiB, and may be lost.
+        process.write(ONE * 40_000)
         process.signal(signal.SIGTERM)
         status, text, complaints = process.end()
         messages = queue.take()
@@ -558,7 +559,7 @@ def test_11_memory_does_not_grow_with_lost_partners() -> None:
     assert used_kib[-1] - used_kib[9] < 32 << 10
 
 
-# -- 12: statistics have one owner -----------------------------------------------------------------
+# -- 12: requests at boundaries of intervals -------------------------------------------------------
 
 
 def test_12_short_intervals_lose_no_request(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def faster(text: str) -> str:
 
 
 def p99_ns(*hosts: list[tuple[int, int]]) -> int:
-    """Of the requests of all hosts, which are given by size and time in us."""
+    """The p99 of the requests of all hosts. Each request is its size and D2C in us."""
     times_ns = sorted(us * 1000 for of_host in hosts for _, us in of_host)
     return times_ns[len(times_ns) * 99 // 100]
 
@@ -105,7 +105,7 @@ def test_percentiles_of_hosts_on_two_servers_are_of_all_requests(tmp_path: Path)
         question = 'array_host_group_op:blkiomon_d2c_seconds:p99{host_group="db", array="a1"}'
         seen = "count(count by (shard) (array_host_group_op:blkiomon_requests:rate5m > 100)) == 2"
         together.awaited(seen)
-        # In a bucket where neither host's own is, nor the mean of both.
+        # It lies in another bucket than each host's own p99 and their mean.
         exact_ns = p99_ns(*requests[:2])
         at = bisect.bisect_left(TIME_LIMITS_NS, exact_ns)
         own_ns = [p99_ns(of_host) for of_host in requests[:2]]

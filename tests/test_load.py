@@ -257,7 +257,7 @@ def test_plain_requests_are_paired_as_the_original_does(seed: int) -> None:
         "max_age_ns": rng.choice([500, 5000, NEVER_NS]),
     }
     followed, plain = Engine(**options), Engine(**options, as_original=True)
-    unanswered = {"issues_without_completion": 0}  # of overdue requests, unknown `as_original`
+    unanswered = {"issues_without_completion": 0}  # overdue requests; `as_original` has none
     rest = encode(records)
     for end_ns in [*up_to_last(some_times(records, rng), records), None]:
         taken = followed.feed(rest, end_ns)
