@@ -38,7 +38,7 @@ def test_characters_that_control_a_terminal_are_escaped(text: str, shown: str) -
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 records are"), (1, "1 record is"), (2345, "2,345 records are")]
 )
-def test_one_is_not_several(number: int, text: str) -> None:
+def test_number_1_takes_the_singular(number: int, text: str) -> None:
     assert how_many(number, "record is", "records are", ",") == text
 
 

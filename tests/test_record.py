@@ -435,7 +435,7 @@ def test_command_prints_to_standard_error_where_records_go_to_standard_output(
     assert result.stderr.startswith(b"printed\n")
 
 
-def test_command_has_the_environment_of_record(
+def test_command_does_not_get_variables_that_blkiomon_sets_for_itself(
     fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)

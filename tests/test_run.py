@@ -134,6 +134,7 @@ def test_text_and_structs_interleave_on_standard_output_as_the_originals() -> No
             output = process.succeed()
             written.append(masked(output))
     assert written[0] == written[1]
+    # Three texts, of which the first ends at the first zero byte, and three structs.
     assert len(written[1]) == 3 * 424 + written[1].index(b"\0") * 3
 
 
@@ -197,7 +198,7 @@ def test_unreadable_input_is_reported(redirected: str) -> None:
 
 
 def test_directory_as_input_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # Python itself refuses to start in this state, and so does blkiomon.
+    # Python itself ends with 1 if standard input is a directory; run() returns 3.
     result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
     assert result.stderr
