@@ -468,7 +468,7 @@ def test_time_of_day_is_known_if_the_rings_are_first_read_late(loop: str) -> Non
     engine = Engine(keep_records=True)
     with Capture([loop], print) as capture:
         use(loop, 10)
-        time.sleep(1.2)
+        time.sleep(1.2)  # a note over a second after the first record would not be used
         captured(capture, engine)
     first, second = engine.take_records()["time_ns"][:2].tolist()
     assert first == second

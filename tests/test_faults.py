@@ -242,7 +242,7 @@ def test_05_waiting_for_a_missing_queue_uses_no_processor_time(queue: MessageQue
         process.write(ONE + encode([driver_data(1, b"x")]))
         process.read_until(bool)
         before_s = process.cpu_s()
-        time.sleep(1)
+        time.sleep(1)  # the input pauses
         used_s = process.cpu_s() - before_s
         status, _, complaints = process.end(signal.SIGTERM)
     assert used_s < 0.3
@@ -261,7 +261,7 @@ def test_05_missing_queue_is_named_with_verbose(queue: MessageQueue) -> None:
 
 def test_05_missing_queue_is_not_mentioned_without_verbose(queue: MessageQueue) -> None:
     with Running("-I", LONG, *queue.options).started() as process:
-        time.sleep(0.2)
+        time.sleep(0.2)  # time to look for the queue
         assert process.stderr == ""
         assert process.end(signal.SIGTERM) == (0, b"", TERMINATED)
 
@@ -586,7 +586,7 @@ def structs_of(data: bytes, interval: str, path: Path, pieces: int) -> np.ndarra
     with Running("-I", interval, "-b", str(path)).started() as process:
         for start in range(0, len(data), step):
             process.write(data[start : start + step])
-            time.sleep(0.003 if pieces > 1 else 0)
+            time.sleep(0.003 if pieces > 1 else 0)  # the input pauses
         assert process.succeed() == b""
     return structs(path)
 

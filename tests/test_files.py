@@ -542,7 +542,7 @@ def test_signal_ends_a_run_whose_output_nobody_reads(tmp_path: Path) -> None:
 def test_signal_ends_the_wait_for_a_pipe_among_files(directory: Path) -> None:
     with Running("-I", runner.LONG, directory / "sda", "-").started() as process:
         process.write(STEADY[:960])
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that it waits for the pipe
         before = time.monotonic()
         process.signal(signal.SIGTERM)
         assert process.wait() == 0

@@ -87,7 +87,7 @@ def test_files_are_written_at_every_boundary(tmp_path: Path) -> None:
 
 def test_interval_without_a_match_prints_nothing() -> None:
     with Running("-I", "0.05").started() as process:
-        time.sleep(0.3)
+        time.sleep(0.3)  # several intervals
         process.write(ONE)
         process.read_intervals(1)
         process.write(MISMATCH)
@@ -171,7 +171,7 @@ def test_slow_reader_gets_all_of_a_file_larger_than_any_buffer(tmp_path: Path) -
     (tmp_path / "trace").write_bytes(records)
     with (tmp_path / "trace").open("rb") as file:
         with Running("-I", LONG, "-d", "-", stdin=file).started() as process:
-            time.sleep(0.5)
+            time.sleep(0.5)  # a reader that is slow to begin
             data = process.succeed()
     assert data == records
 
@@ -223,7 +223,7 @@ def test_input_that_does_not_block_is_read(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(reading, False)
     with Running("-I", "0.1", stdin=reading).started() as process:
-        time.sleep(0.2)
+        time.sleep(0.2)  # the input pauses
         os.write(writing, ONE)
         assert read_counts(process.read_intervals(1)) == [1]
         os.close(writing)
@@ -297,7 +297,7 @@ def test_no_space_left_is_reported_once_and_other_outputs_go_on(
         for number in range(1, 4):
             process.write(ONE + MISMATCH + encode([driver_data(number, b"x")]))
             process.read_count(b"x", number)
-            time.sleep(0.15)
+            time.sleep(0.15)  # until an interval ends
         status, _, _ = process.end()
         lines = process.stderr.splitlines()
     assert status == 1
