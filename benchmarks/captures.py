@@ -1,4 +1,4 @@
-"""What does a capture cost, and how many I/Os does it leave? As root; loads a disk in memory."""
+"""What does a capture cost, and how many IOPS remain? As root; loads a disk in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ tracepoint:block:block_rq_complete /@issued[args->dev, args->sector]/ {
     %s
 }
 """
-"""As biolatency.bt and biosnoop.bt, but by tracepoints: the kernel inlines what these probe."""
+"""As biolatency.bt and biosnoop.bt, but by tracepoints: the kernel inlines what those two probe."""
 
 Commands = Sequence[Sequence[str]]
 """Of a pipeline."""
@@ -163,9 +163,14 @@ def rows(seconds: float, rounds: int) -> Iterator[Sequence[str]]:
         if name in failures:
             yield name, "-", "-", f"does not run here: {failures[name]}"
             continue
-        cpu_s = statistics.median(run.cpu_s / run.requests * 1e6 for run in done)
+        cpu_us = statistics.median(run.cpu_s / run.requests * 1e6 for run in done)  # a request
         iops = statistics.median(run.iops for run in done)
-        yield name, f"{cpu_s:.3f}" if name != "none" else "-", f"{iops:,.0f}", f"{iops / alone:.2f}"
+        yield (
+            name,
+            f"{cpu_us:.3f}" if name != "none" else "-",
+            f"{iops:,.0f}",
+            f"{iops / alone:.2f}",
+        )
 
 
 def report(options: Options) -> Iterator[Table | str]:
@@ -176,6 +181,6 @@ def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         f"Captures of a disk in memory: 4 KiB random reads, 32 at a time, {seconds:g} s, "
         f"median of {rounds}",
-        "monitor | its CPU s a million requests | IOPS | of those without",
+        "monitor | its CPU s a million requests | IOPS | share of the IOPS without",
         rows(seconds, rounds),
     )

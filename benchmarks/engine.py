@@ -106,7 +106,7 @@ def rows(requests: int) -> list[Row]:
         Row("the first, a payload each tenth", lambda: streams.with_payloads(shallow())),
         Row("the first, 1 % lost", lambda: shallow(0.01)),
         Row("the first, 10 % lost", lambda: shallow(0.1)),
-        Row("the first, for slow requests", shallow, keep_slow=True),
+        Row("the first, slow requests kept", shallow, keep_slow=True),
     ]
 
 
@@ -140,7 +140,7 @@ def compared(sites: Sequence[Path], some: Sequence[Row], turns: int) -> Iterator
 def table(sites: dict[str, Path], requests: int = REQUESTS, turns: int = TURNS) -> Table:
     """What each engine costs; the first site is this one's."""
     others = list(sites)[1:]
-    columns = [*(f"{name}, ns a record" for name in sites), *(f"times {name}" for name in others)]
+    columns = [*(f"{name}, ns a record" for name in sites), *(f"here / {name}" for name in others)]
     return Table(
         "Engine, records in memory, all statistics on, one core (CPU time, best of "
         f"{turns * RUNS}, in turn)",

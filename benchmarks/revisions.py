@@ -62,7 +62,7 @@ def build(revision: str, into: Path) -> Path:
 
 
 def before() -> str:
-    """The commit that the working tree is compared with: the latest, if anything was changed."""
+    """The commit to compare the working tree with: HEAD if src was changed since, else HEAD~1."""
     root = Path(__file__).parents[1]
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src"], cwd=root).returncode
     return "HEAD" if changed else "HEAD~1"
@@ -127,8 +127,8 @@ def main() -> None:
         show(
             Table(
                 f"CPU time, {arguments.runs} runs in turn: least, median",
-                f"stream | revision | program on {2 * REQUESTS:,} records, s | here, times that"
-                " | engine, ns a record | here, times that",
+                f"stream | revision | program on {2 * REQUESTS:,} records, s | here / revision"
+                " | engine, ns a record | here / revision",
                 rows(sites, arguments.runs),
             )
         )

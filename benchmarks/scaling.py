@@ -54,7 +54,7 @@ def report(options: Options) -> Iterator[Table | str]:
     traces = 40 if options.quick else 400
     with tempfile.TemporaryDirectory() as name:
         yield Table(
-            f"{traces} traces here; {FLEET:,} with a core for each worker",
+            f"{traces} traces, measured here; {FLEET:,}, simulated with a core for each worker",
             "workers | here, s | simulated, s | fleet, simulated, s | traces a second",
             rows(Path(name), traces),
         )

@@ -2,7 +2,7 @@
 
 Sends records through a pipe in real time: ten devices, 8,192 requests outstanding. Every few
 seconds, one device disappears and a new one appears. The records sent are compared with the sums of
-the program's JSON Lines. With --stall, another output stops reading after 4 KiB.
+the program's JSON Lines. With --stall, one more output goes to a FIFO of 4 KiB that nobody reads.
 
 With --capture, fio reads from a disk in memory as fast as it can, and the program captures that, as
 root. The requests that the program counts and reports as lost are compared with fio's reads.
@@ -298,7 +298,7 @@ def soak_capture(seconds: float, interval_s: float) -> bool:
     seen = received.requests.total()
     unseen = {name: n for name, n in received.unseen.items() if n}
     figures = {
-        "reads by fio, and each second": f"{requests:,}, {iops:,.0f}",
+        "reads by fio, reads a second": f"{requests:,}, {iops:,.0f}",
         "requests seen": f"{seen:,}",
         "reported as unseen": ", ".join(f"{name} {n:,}" for name, n in unseen.items()) or "nothing",
         "intervals": f"{len(received.ends_ns):,}",
@@ -323,8 +323,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="duration (default: an hour)")
     parser.add_argument("--rate", type=int, default=2_000_000, help="records a second")
     parser.add_argument("--interval", type=float, default=1, help="-I of the run, in seconds")
-    parser.add_argument("--stall", action="store_true", help="add an output that stops reading")
-    parser.add_argument("--capture", action="store_true", help="of a load by fio, as root")
+    parser.add_argument("--stall", action="store_true", help="add an output that nobody reads")
+    parser.add_argument("--capture", action="store_true", help="capture a load of fio, as root")
     given = parser.parse_args()
     if given.capture:
         sys.exit(not soak_capture(given.seconds, given.interval))

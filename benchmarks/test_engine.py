@@ -1,4 +1,4 @@
-"""The engine's kernels under pytest-benchmark: `pytest benchmarks`."""
+"""The engine's kernels under pytest-benchmark: `pytest benchmarks`. Each test is a benchmark."""
 
 from __future__ import annotations
 

@@ -99,6 +99,6 @@ def report(options: Options) -> Iterator[Table | str]:
     yield Table(
         f"An interval of top, CPU time (mean of {seconds - 2} intervals)",
         "devices | end ms | findings ms | add ms | draw ms | draw a tree ms | in all ms | "
-        "of a core, one a second",
+        "share of a core at one screen a second",
         (row(luns, seconds) for luns in sizes),
     )

@@ -60,7 +60,7 @@ def load(name: str) -> Callable[[memoryview], int]:
                     return super().find_spec(module, path, target)
                 return None
 
-        # Without the values that are compared: Atheris 3.0.0 leaks them if they are arrays.
+        # No tracing of comparisons: Atheris 3.0.0 leaks compared values that are arrays.
         sys.meta_path.insert(0, Finder({"blkiomon"}, set(), True, trace_dataflow=False))
     import targets
 
@@ -131,7 +131,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # Python's own shutdown leaks some objects: exit(3) skips it, and the sanitizer then looks for
-    # leaks.  It does not see what only Python's stack refers to, so this is a global.
+    # Python's own shutdown leaks some objects: the C library's exit() skips it, and the sanitizer
+    # looks for leaks.  It does not see what only Python's stack refers to, so this is a global.
     end_process = ctypes.CDLL(None).exit
     end_process(0)

@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "PYTHONMALLOC": "malloc",  # the sanitizer does not see leaks and overruns in arenas
     "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONCOERCECLOCALE": "0",  # else the fuzzer cannot hide what is preloaded from others
+    "PYTHONCOERCECLOCALE": "0",  # else LD_PRELOAD reaches the fuzzer's children
     "OPENBLAS_NUM_THREADS": "1",
 }
 

@@ -28,6 +28,8 @@ CORPUS = TOP / "fuzz" / "corpus"
 RECORDS = (4, 60)
 """How many a small seed and a large seed have."""
 
+# What targets.engine reads: byte 0: bits, 1: max_pending, 2: max_age_ns, 3 to 5: repetition,
+# 6: until_step, 7 and 8: ends, from 9: sizes; also 12: slow_ns, 13: keep_slow, 14: as_original.
 OPTIONS = {
     "engine": [
         bytes(16),

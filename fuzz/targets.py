@@ -47,7 +47,7 @@ MOST_RECORDS_OF_REFERENCE = 80
 MAX_PENDING = (1, 2, 3, 7, 15, 16, 17, 64, 127, 128, 129, 1000, 1_000_000, 1_000_000)
 SLOW_NS = (0, 1000, 10**6, U64 - 1)
 MAX_AGE_NS = (0, 1, 1000, 10**6, 10**9, 600 * 10**9, 600 * 10**9, U64 - 1)
-# Negative: of each record before the next, so that as many are pending.
+# Negative: each record is repeated that often before the next, so that as many are pending.
 COPIES = (1, 1, 1, 2, 3, 16, 200, 1000, -2, -16, -200, -1000)
 SECTOR_STEPS = (0, 1, 8, 128, 1 << 32, U64 - 8)
 TIME_STEPS = (0, 1, 10**6, 10**9, U64 - 10**6)
@@ -246,7 +246,7 @@ def adds_up(
             those = requests[is_single & (requests["d2c_ns"] > slow_ns)]
             is_single = slow["request"]["issued_ns"] == slow["request"]["first_issued_ns"]
             found_slow = slow["request"][is_single]
-            found_slow["pid"] = those["pid"] = 0  # of the queue record; of the issue
+            found_slow["pid"] = those["pid"] = 0  # a slow request has that of its queue record
             assert found_slow.tobytes() == those.tobytes()
         hanging, more = engine.take_hanging(found.now_ns, 0, 100)
         assert len(hanging) + more <= found.pending
@@ -396,7 +396,8 @@ def merger(data: memoryview) -> int:
             assert len(result) + left_out == total
     for failure in merged.failures:
         assert isinstance(failure, TraceError)
-    # What comes out is whole records of one byte order: the engine takes it all.
+    # The result is whole records of one byte order: the engine takes it all, except a record of
+    # version 8 that was cut to 48 bytes.
     taker = Engine(keep_records=True)
     taker_error = None
     try:

@@ -100,7 +100,7 @@ def zones(truth: Truth) -> Figures:
 
 
 def append(truth: Truth) -> Figures:
-    """The file's data are appended; btrfs writes its metadata to the place that it chooses."""
+    """The file's data are zone appends; btrfs writes its metadata to sectors that it chooses."""
     appended = truth.bytes // (64 << 10)
     return {
         "zone": appended,
@@ -127,7 +127,7 @@ SCENARIOS: dict[str, Callable[[Truth], Figures]] = {
 }
 
 LEFT_OUT = {("6.1", "append"), ("6.12", "append")}
-"""Version 7 of the records does not mark zone appends, which are writes to another place there."""
+"""Version 7 does not mark zone appends: they are writes whose completions have other sectors."""
 
 TESTED = ("capture", "san")
 """Scenarios that are tests, which run in the machine: tests/lab/test_NAME_kernels.py."""

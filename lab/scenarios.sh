@@ -112,7 +112,7 @@ count_end() {
     echo 0 > $INSTANCE/events/enable
 }
 
-load() {  # OPTION...: fio on the device, the failures counted and not ended by
+load() {  # OPTION...: fio on the device; it counts failures and goes on
     fio --name="$SCENARIO" --filename="${FILE:-/dev/$DISK}" --ioengine=libaio --direct=1 --iodepth=8 \
         --bs=4k --rw=randread --randrepeat=1 --continue_on_error=all \
         --ignore_error=5:61,5:61 --output="/out/$SCENARIO.fio.json" --output-format=json "$@"
@@ -185,13 +185,13 @@ flush() {  # a flush after each eighth write; the kernel completes flushes twice
     trace load --rw=write --iodepth=1 --fsync=8 --number_ios=256 --size=16m
 }
 
-fua() {  # writes that have to be on the medium when they end (version 7 of 7.3 leaves them out)
+fua() {  # writes that have to be on the medium when they end (version 7 of Linux 7.3 lacks them)
     TRACER=$LATEST
     scsi_disk opts=0
     trace load --rw=write --ioengine=psync --iodepth=1 --sync=dsync --number_ios=100 --size=16m
 }
 
-pipe() {  # by blktrace, which hands out what it has of one CPU after the other: flushes change places
+pipe() {  # by blktrace, which hands out what it has of one CPU after the other: flushes come out of order
     TRACER=blktrace
     scsi_disk
     trace load --rw=write --iodepth=1 --fsync=1 --number_ios=100 --size=16m

@@ -2,8 +2,8 @@
 
 `golden/NAME.bin` is the input of a small case; inputs that are real traces are in `TRACES`.
 `golden/NAME.{human,binary,driver,debug}` are the original's text, binary, driver data and debug
-outputs, times masked as `oracle` does. In the small cases the original is right in every figure;
-in the real traces sums exceed 2^32, where its `var` is wrong.
+outputs, times masked as `oracle` does. In the small cases this program prints the same, with the
+original's quirks; in the real traces sums exceed 2^32, where the original's `var` is wrong.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from blkiomon.engine import layout
 
 LoadKey = tuple[int, int]
 Figures = tuple[int, ...]
-"""In flight at the end, at most, age of the oldest, busy, integral."""
+"""In flight at the end, greatest number in flight, age of the oldest, busy time, integral (ns)."""
 
 ALL: LoadKey = 0, layout.EVERYTHING
 

@@ -201,7 +201,9 @@ def interval_of(
         devices=np.array(list(dict.fromkeys(io.device for io in done)), "u4"),
         snapshot=snapshot_of(ios, start_ns, end_ns),
         counts=Counts(
-            records=2 * len(done), requests=len(done), lost_events=sum(io.size % 3 for io in done)
+            records=2 * len(done),
+            requests=len(done),
+            lost_events=sum(io.size % 3 for io in done),  # any number: merging adds it up
         ),
         start_ns=start_ns,
         end_ns=end_ns,
@@ -260,6 +262,7 @@ def use_all(item: Interval) -> None:
     assert twice.total.requests == 2 * item.total.requests
     if max(astuple(twice.counts)) < MOST_COUNT:  # else it is out of range
         assert from_bytes(to_bytes(twice)).groups() == twice.groups()
+    # Only then are the histograms of 0.3 filled.
     if (item.rows["d2c_hist"].sum(axis=1) == item.rows["requests"]).all():
         item.device_stats()
 

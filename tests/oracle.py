@@ -24,9 +24,10 @@ from sanitizers import OTHERS
 BINARY_SIZE = 424
 TIME_TOKEN = b"time: TIME"
 WAVE = 64
-MARGIN = 0.25
+MARGIN_S = 0.25
+"""Time after the end of the original's interval."""
 
-# The original shows the name it was started by; a successor adds its own version to the line.
+# The original shows the name it was started by; this program adds its own version to the line.
 _VERSION_LINE = re.compile(r"\S*blkiomon version 0\.3")
 _TIME_LINE = re.compile(rb"^time: .*$", re.MULTILINE)
 _MATCHES = re.compile(rb"^\d+ leftover, (\d+) match, ", re.MULTILINE)
@@ -147,7 +148,7 @@ def run_many(streams: Sequence[bytes], wave: int = WAVE) -> list[Result]:
                 try:
                     for index in todo[start : start + wave]:
                         runs[index] = _Run(program, streams[index], interval, Path(top, str(index)))
-                    time.sleep(interval + MARGIN)
+                    time.sleep(interval + MARGIN_S)
                     for index, run in runs.items():
                         result, whole = run.collect()
                         if whole:

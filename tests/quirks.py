@@ -27,7 +27,7 @@ ONE = pairs((4096, 500))
 
 
 def _wide(byteorder: str) -> bytes:
-    """Two mismatched records with every field at the top of its range."""
+    """Two mismatched records: the fields of one are greatest, those of the other half of that."""
     fields: dict[str, int] = {"cpu": U32 - 1, "sequence": U32 - 1, "pid": U32 - 1, "error": 65535}
     half = {"cpu": U32 >> 1, "sequence": U32 >> 1, "pid": U32 >> 1, "error": 32768}
     category = 0xFFFF & ~(tw.COMPLETE | tw.DRV_DATA)
@@ -120,7 +120,7 @@ CASES: dict[str, bytes] = {
     "var_of_doubles": pairs((1, 1), (2, 2), (4, 5), (1000001, 12345), (999, 77777)),
     "var_may_be_negative": pairs(*[(4096, 523761444)] * 3),
     "var_sum_just_below_2_32": pairs((4096, 3_000_000_000), (4096, 1_294_967_295)),
-    # The original's faults, which only `original=True` does.
+    # The original's faults, which only `reference.outputs(original=True)` repeats.
     "fault_var_wraps": pairs((3_000_000_000, 1000), (1_294_967_296, 1000)),
     "fault_throughput_wraps": pairs((4294968, 1), (8589935, 2), (U32 - 1, 3)),
     "fault_squ_wraps": pairs((U32 - 1, 1000), (U32 - 1, 3), (1, 5)),
@@ -129,8 +129,8 @@ CASES: dict[str, bytes] = {
 
 _SOUND = pairs((4096, 500), (1, 1)) + encode([issue(1, 99, 1), issue(2, 99, 1)])
 
-# Input that ends the original with a complaint, mostly before the interval's statistics were
-# handed out; its debug output is whole.
+# Input that ends the original with a complaint, mostly before it writes the interval's statistics.
+# Its debug output is complete.
 BROKEN: dict[str, bytes] = {
     "garbage": _SOUND + b"garbage" * 20,
     "other_byte_order": _SOUND + encode([issue(7, 7, 1)], byteorder=tw.FOREIGN),

@@ -362,6 +362,7 @@ def has_fields_of_version_8(pid: int, action: int, cpu: int) -> bool:
     """Whether a version 7 header has version 8's field order (a fault of ftrace's tracer)."""
     event, category = pid & 0xFFFF & ~0x100, pid >> 16
     is_event = (event == 7 and category & 1 << 6) or (event == 8 and category & 1 << 7)
+    # In place of the pid (2^22 at most) is the action, and so on: pid for action, device for cpu.
     return bool(is_event) and pid > 1 << 22 and action >> 16 < 64 and cpu >= 1 << 20
 
 
@@ -481,7 +482,7 @@ class Reader:
         action_at, size = (28, 4) if version == 7 else (32, 8)
         field = at[action_at : action_at + size]
         action = int.from_bytes(field, "little" if order == "<" else "big")
-        return action & 0xFFFF & ~0x100 <= 19
+        return action & 0xFFFF & ~0x100 <= 19  # the last event of blktrace_api.h
 
 
 # -- pairing ---------------------------------------------------------------------------------------
@@ -583,7 +584,8 @@ class Reference(Reader):
         self.overall += 1
         if self.on_record:
             self.on_record(record)
-        if record.action & 0xFFFF_FFFF_0000 & ~NOTIFY:  # the engine knows 32 categories
+        # A note, or a record without one of the engine's 32 categories, does not set the time.
+        if record.action & 0xFFFF_FFFF_0000 & ~NOTIFY:
             self._now = record.time
         if record.action & DRV_DATA:
             self.driverdata += 1
@@ -806,7 +808,7 @@ class Reference(Reader):
         self.evicted += len(old)
 
     def _is_nearly_full(self) -> bool:
-        """No completion becomes pending then: its issue was evicted, or is lost, most likely."""
+        """Whether the table is 7/8 full: a completion's issue was then most likely evicted."""
         return (
             self.max_pending is not None
             and len(self._pending) >= self.max_pending - self.max_pending // 8
@@ -865,7 +867,7 @@ class Reference(Reader):
         """A request is no longer in flight, if it was."""
 
     def on_unmatched_completion(self, pending: Pending) -> None:
-        """A completion becomes pending: its issue has not been read."""
+        """A completion's issue has not been read. It becomes pending, or a full table drops it."""
 
     def on_issue_found(self, pending: Pending) -> None:
         """The issue of a pending completion has been read."""

@@ -48,7 +48,7 @@ NOBODYS_COMMAND = (
     "import fcntl, grp, os, pwd, sys; from blkiomon.commands import cli, run; "
     f"os.setgid({NOBODY}); os.setuid({NOBODY}); sys.exit(cli.main())",
 )
-"""The command as user nobody, for root. Python starts as root, as nobody may not read it."""
+"""The command as user nobody, for root. Python starts as root, as that user may not read it."""
 
 # Under nohup or in a shell's background, ignored signals are inherited. Restore the defaults.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -121,8 +121,8 @@ def call(
 ) -> subprocess.CompletedProcess[bytes]:
     """As `run`, but in this process: Python need not start.
 
-    Bytes come through a pipe; output goes to files. `run` replaces it if another installation is
-    tested.
+    Bytes come through a pipe; output goes to files. If BLKIOMON names another installation, this
+    calls `run`.
     """
     if "BLKIOMON" in os.environ:
         return run(*arguments, stdin=stdin, stdout=stdout or subprocess.PIPE, cwd=cwd)
@@ -257,6 +257,7 @@ class Running:
         def handles_signals() -> bool:
             assert self.process.poll() is None, self.stderr
             caught = re.search(r"^SigCgt:\s*(\w+)$", status.read_text(), re.MULTILINE)
+            # Its handler of SIGALRM is the last.
             return caught is not None and bool(int(caught[1], 16) >> signal.SIGALRM - 1 & 1)
 
         until(handles_signals, "the command to start")

@@ -2,7 +2,7 @@
 
 What a stream has to avoid depends on who reads it (`avoid`):
 
-- "nothing": anything that ours has to handle, among it completions under 1 us after their issue,
+- "nothing": anything that ours has to handle, such as completions under 1 us after their issue,
   driver records without payload, and records of version 8 in between.
 - "crashes": what the original survives. Excluded are matches under 1 us (it divides by zero),
   driver records without payload (it ends) and version 8 (it rejects it). Its arithmetic may wrap.

@@ -1,4 +1,4 @@
-"""What tests do to System V message queues, by libc; ``blkiomon.outputs.sysv`` only sends to them.
+"""What tests do to System V message queues, by libc: what ``blkiomon.outputs.sysv`` lacks.
 
 No call blocks. A call that fails raises OSError with its errno.
 """

@@ -75,8 +75,7 @@ def test_phases_show_second_by_second() -> None:
 
 def test_requests_of_each_phase_are_found_by_their_size() -> None:
     found = blkiomon.requests(path_of("loop-phases-dc"))
-    read, write = found["op"] == 0, found["op"] == 1
-    flush = found["op"] == 3
+    read, write, flush = (found["op"] == layout.OPS.index(op) for op in ("read", "write", "flush"))
     counts = {
         (op, size): int((mask & (found["bytes"] == size)).sum())
         for op, mask in (("read", read), ("write", write))
@@ -236,13 +235,13 @@ def assert_all_close(whole: Interval, found: npt.NDArray[np.void]) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_percentiles_of_a_real_trace_are_numpys(name: str) -> None:
+def test_percentiles_of_a_real_trace_are_close_to_those_of_numpy(name: str) -> None:
     source = path_of(name)
     assert_all_close(blkiomon.summarize(source), blkiomon.requests(source))
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_percentiles_of_a_generated_trace_are_numpys(seed: int) -> None:
+def test_percentiles_of_a_generated_trace_are_close_to_those_of_numpy(seed: int) -> None:
     data = streams.generate(seed, "nothing", 300).data
     assert_all_close(blkiomon.summarize(data), blkiomon.requests(data))
 
@@ -257,7 +256,7 @@ DRAWS: dict[str, Callable[[np.random.Generator, int], npt.NDArray[Any]]] = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_percentiles_of_many_requests_are_numpys(name: str) -> None:
+def test_percentiles_of_many_requests_are_close_to_those_of_numpy(name: str) -> None:
     rng = np.random.default_rng(7)
     n = 100_000
     d2c = np.clip(DRAWS[name](rng, n), 1, 1e15).astype("u8")
@@ -286,7 +285,7 @@ def test_totals_equal_those_of_the_device_statistics(name: str) -> None:
         if not stats.bidir:
             assert group.bytes == reads.sum + writes.sum
             assert group.size_bytes.max == max(reads.max, writes.max)
-            # The structs have whole microseconds, cut off for each request.
+            # device_stats() has whole microseconds, cut off for each request.
             shorter = stats.d2c_r.sum + stats.d2c_w.sum
             assert 0 <= group.d2c_ns.sum - 1000 * shorter < 1000 * group.requests
     assert whole.total.requests == whole.counts.requests

@@ -206,7 +206,7 @@ def test_directory_of_single_files_has_a_trace_for_each(tmp_path: Path) -> None:
         assert not missing and not notes
 
 
-def test_files_that_may_be_copies_are_left_out_in_one_line(traces: Path) -> None:
+def test_files_that_may_be_copies_are_left_out_and_named_in_one_line(traces: Path) -> None:
     shutil.copy("traces/web2/b.gz", "traces/web2/a.bin")
     (traces / "web2" / "a.bin.gz").write_bytes(gzip.compress(PHASES))
     names, missing, (note,) = find(["traces"])
@@ -298,18 +298,21 @@ def test_trace_in_no_folder_takes_a_host_pattern(monkeypatch: pytest.MonkeyPatch
     assert failure.error == "it is in no folder that names its host: use --host"
 
 
-def test_host_that_is_not_utf8_is_a_failure(traces: Path) -> None:
-    """Readers of a dataset fail at a folder whose name is not UTF-8."""
-    folder = os.fsdecode(b"traces/web\xff")
-    (Path(folder)).mkdir()
-    (Path(folder) / "x.bin").write_bytes(b"")
-    names, missing, _ = find([f"{folder}/x.bin", "traces/web1/a.bin"])
+@pytest.mark.parametrize("name", [b"web\xff/x.bin", b"web1/\xffx.bin"])
+def test_path_that_is_not_utf8_is_a_failure(name: bytes, traces: Path) -> None:
+    """Neither Parquet nor a folder of a dataset can have that name."""
+    path = Path("traces", os.fsdecode(name))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    names, missing, _ = find([str(path), "traces/web1/a.bin"])
     assert [trace.host for trace in names] == ["web1"]
-    assert [(Path(m.trace).name, m.error) for m in missing] == [("x.bin", "its host is not UTF-8")]
+    assert [(Path(m.trace).name, m.error) for m in missing] == [
+        (path.name, "its path is not UTF-8")
+    ]
 
 
 class Listed(MemoryFileSystem):  # type: ignore[misc]
-    """Remembers what it has listed, as object stores do."""
+    """As an object store: remembers what it has listed; cannot append or rename."""
 
     protocol = "listed"
     store: ClassVar[dict[str, Any]] = {}
@@ -323,6 +326,7 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
         # All readers of a file in memory share one position.
         if mode == "rb":
             return io.BytesIO(self.cat_file(path))
+        assert mode == "wb", mode
         return super()._open(path, mode, **options)
 
     def cat_file(self, path: str, start: Any = None, end: Any = None, **options: Any) -> bytes:
@@ -337,6 +341,9 @@ class Listed(MemoryFileSystem):  # type: ignore[misc]
             self.dircache[path] = super().ls(path, detail=True, **options)
         found = self.dircache[path]
         return found if detail else [info["name"] for info in found]
+
+    def mv(self, *_: Any, **options: Any) -> None:
+        raise NotImplementedError
 
     def invalidate_cache(self, path: str | None = None) -> None:
         self.dircache.clear()
@@ -382,7 +389,9 @@ def test_intervals_are_in_the_day_in_which_they_begin(traces: Path) -> None:
     }
 
 
-def test_hosts_of_a_file_are_sorted(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_parquet_file_are_sorted_by_host(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.run.TASKS_A_WORKER", 1)
     archived("traces/web2/*", "traces/web1/*", "traces/db/sda")
     (path,) = parts(Path("ds"))
@@ -463,6 +472,7 @@ def test_terminal_gets_what_fits(traces: Path) -> None:
         lines = "".join(summary.text(os.terminal_size((columns, rows)))).splitlines()
         assert max(map(len, lines)) <= columns
         if rows < len(whole):
+            # If two hosts are left, the line that names them takes the last row.
             assert len(lines) < rows or lines[-3].startswith("2 more hosts")
             assert re.fullmatch(r"\d more hosts?: --all prints all", lines[-3])
         else:
@@ -509,7 +519,7 @@ def test_bad_traces_are_failures_and_the_others_count(traces: Path) -> None:
     assert summary.host("web2").groups[-1].d2c_ns == good.host("web2").groups[-1].d2c_ns
 
 
-def test_resync_goes_on_and_counts(traces: Path) -> None:
+def test_resync_goes_on_and_counts_skipped_bytes(traces: Path) -> None:
     (traces / "web1" / "a.bin").write_bytes(MULTI[:4800] + b"garbage" + MULTI[4800:])
     strict = summarize("traces/web1/a.bin", workers=0)
     lenient = summarize("traces/web1/a.bin", resync=True, workers=0)
@@ -714,7 +724,7 @@ def test_damaged_parts_of_a_dataset_are_made_again(
     assert archived().resumed == 4
 
 
-def test_trace_whose_file_is_missing_is_reported_if_it_is_not_named(first: Summary) -> None:
+def test_stored_trace_whose_source_is_missing_is_reported_unless_named(first: Summary) -> None:
     part_of("a.bin").unlink()
     (note,) = archived("traces/web2/*").notes
     assert note.startswith("1 trace is to be read again: files of ") and "/ds were miss" in note
@@ -861,12 +871,12 @@ def test_two_runs_do_not_write_one_dataset(first: Summary, capfd: Capture) -> No
         with pytest.raises(DatasetError, match=rf"another run: process {os.getpid()} on "):
             archived()
         assert main(["-o", "ds", "--workers=0", *SOURCES]) == 4
-        held.drop([])
+        held.drop([])  # the first still has its lock
     assert capfd.readouterr().err.count("\n") == 1
     assert archived().resumed == 4
 
 
-def test_manifests_of_many_runs_become_one(first: Summary) -> None:
+def test_manifests_of_many_runs_become_few(first: Summary) -> None:
     for number in range(10):
         os.utime("traces/db/late.bin", ns=(number, number))
         assert archived().resumed == 3
@@ -945,7 +955,7 @@ def test_files_appear_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.fixture
 def listed() -> Iterator[Any]:
-    """An object store: it lists from a cache, and cannot append or rename."""
+    """A new ``Listed``, under the scheme "listed"."""
     fsspec.register_implementation("listed", Listed, clobber=True)
     fs = fsspec.filesystem("listed")
     fs.store.clear()
@@ -1170,7 +1180,7 @@ def test_bad_input_exits_with_3_and_bad_output_with_4(
     assert err.count("\n") == (1 if status == 4 else len(sources) - 1)
 
 
-def test_failure_to_print_the_summary(traces: Path) -> None:
+def test_full_standard_output_gives_one_line_and_status_4(traces: Path) -> None:
     command = ("archive", "-o", "ds", "--workers=0", "traces/web1/a.bin")
     result = runner.shell(">/dev/full", *command)
     why = b"blkiomon: could not write to standard output: No space left on device\n"
@@ -1190,6 +1200,7 @@ def test_name_of_a_host_cannot_control_the_terminal(traces: Path, capfd: Capture
         assert all(map(str.isprintable, lines))
     assert printed.err.count("\n") == 1
     assert printed.out == "".join(archived(f"traces/{odd}/*").text())
+    # The fifth begins with the escaped name.
     begins = {line.partition(" ")[0] for line in printed.out.split("\n")[2:]}
     assert len(begins) == 5 and begins > {"host", "fleet", "", "d2c"}
 

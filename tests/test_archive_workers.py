@@ -353,7 +353,7 @@ def test_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with Pool() as pool:
         first = pool.submit(os.getpid).result()
         os.kill(first, signal.SIGKILL)
-        until(lambda: not is_running(first), "it to be dead")
+        until(lambda: not is_running(first), "the killed worker to end")
         second = pool.submit(os.getpid)
         with contextlib.suppress(BrokenExecutor):  # the pool may notice only now
             assert second.result() not in (first, os.getpid())
@@ -418,7 +418,7 @@ def test_run_that_is_killed_half_way_is_resumed(traces: Path, tmp_path: Path) ->
     assert not list(dataset.rglob("*.new"))
 
 
-def test_two_runs_at_once_do_no_harm(tmp_path: Path) -> None:
+def test_second_run_on_a_dataset_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
     held = Held(tmp_path / "h" / "sda.bin")
     (tmp_path / "other.bin").write_bytes(SHORT)
     with archiving(tmp_path / "ds", "--workers=1", held.path) as running:
@@ -437,7 +437,7 @@ def test_full_disk_ends_the_run_and_what_is_done_is_kept(
     traces: Path, disk: Path, tmp_path: Path
 ) -> None:
     ballast = fill(disk)
-    os.truncate(ballast, ballast.stat().st_size - (96 << 10))
+    os.truncate(ballast, ballast.stat().st_size - (96 << 10))  # room for some traces, not for all
     dataset = disk / "ds"
     names = sorted(traces.glob("*/*.bin"))
     with archiving(dataset, "--workers=1", *names) as running:

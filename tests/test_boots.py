@@ -20,7 +20,7 @@ DAY_S = 1_790_000_000
 
 
 def boot(up_s: int, day_s: int, sector: int, *, note: bool = True) -> list[Record]:
-    """A request of 1 ms, one second after tracing has begun: by the uptime, and the time of day."""
+    """A request of 1 ms, one second after tracing began, at this uptime and time of day."""
     begin_ns = up_s * S
     records = [notify_timestamp(begin_ns, day_s, 0)] if note else []
     records.append(issue(begin_ns + S, sector, 4096))
@@ -63,10 +63,10 @@ def test_each_boot_has_its_own_time_of_day(tmp_path: Path, version: int, byteord
 def test_boots_are_ordered_by_the_time_of_day(tmp_path: Path) -> None:
     a = write(tmp_path / "a", boot(1000, DAY_S, 8))
     b = write(tmp_path / "b", boot(50, DAY_S + 3600, 16))
-    for options, device_times in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
+    for options, n_requests in ((["--from=3500"], 1), (["--to=3500"], 1), ([], 2)):
         result = runner.call("-I100000", "--json", "-", *options, a, b)
         (line,) = map(json.loads, result.stdout.splitlines())
-        assert line["total"]["requests"] == device_times
+        assert line["total"]["requests"] == n_requests
 
 
 def test_sets_of_one_run_keep_their_times(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ SDA, SDB, DM0, NVME = 8 << 20, 8 << 20 | 16, 253 << 20, 259 << 20 | 3
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """A root directory with two disks, a partition, a volume, a loop device and an empty reader."""
+    """A root directory with two disks, a partition, a volume, a loop device and a card reader."""
 
     def add(name: str, number: int, size: int, *kinds: str, below: str = "block") -> Path:
         path = tmp_path / "sys/devices" / below / name
@@ -94,7 +94,7 @@ def test_hidden_path_has_the_number_of_its_statistics(host: Path) -> None:
     assert find_device("nvme0c0n1", host) == CapturedDevice("nvme0c0n1", NVME, True)
 
 
-def test_head_of_nvme_multipath_completes_as_its_paths_do(host: Path) -> None:
+def test_head_of_nvme_multipath_takes_completions_of_its_paths(host: Path) -> None:
     head = host / "sys/devices/block/nvme0n1"
     head.mkdir()
     (head / "dev").write_text("259:1\n")
@@ -228,7 +228,9 @@ def test_each_cpu_that_may_come_online_has_a_ring(host: Path, of_all_disks: Capt
     assert rings.cpus == {0, 1, 2, 3, 4, 5}
 
 
-def test_head_that_loses_its_path_needs_no_filter(host: Path, of_all_disks: Capture) -> None:
+def test_head_whose_path_is_removed_is_captured_without_a_filter(
+    host: Path, of_all_disks: Capture
+) -> None:
     assert 259 << 20 | 1 in of_all_disks.device_numbers and NVME not in of_all_disks.device_numbers
     shutil.rmtree(host / "sys/devices/block/nvme0c0n1")
     (host / "sys/block/nvme0c0n1").unlink()
@@ -354,7 +356,7 @@ OPERATIONS = [
     ("ZF", tw.WRITE | 1 << 19 | tw.FS),
     ("ZO", tw.WRITE | 1 << 20 | tw.FS),
     ("ZC", tw.WRITE | 1 << 21 | tw.FS),
-    ("N", tw.READ | tw.PC | 1 << 22),
+    ("N", tw.READ | tw.PC | 1 << 22),  # with sectors: write zeroes of old kernels
 ]
 
 
@@ -396,7 +398,7 @@ def test_completion_without_a_sector_has_sector_0() -> None:
     assert (record["sector"], record["error"]) == (0, 2**16 - 5)
 
 
-def test_bio_is_known_by_its_end_and_completes_with_its_last_piece() -> None:
+def test_bio_is_paired_by_its_last_sector_when_its_last_piece_completes() -> None:
     issue = as_record("6.18", "block_bio_queue", "R", sector=100, nr=50)
     done = as_record("6.18", "block_bio_complete", "R", sector=140, nr=10, time_ns=5000)
     (request,) = blkiomon.requests(issue + done)
@@ -472,11 +474,11 @@ def test_every_request_is_captured_once(loop: str) -> None:
     assert abs(engine.epoch_ns + int(mine["issued_ns"][0]) - time.time_ns()) < 60 * 10**9
 
 
-def test_time_of_day_is_known_if_the_first_look_comes_late(loop: str) -> None:
+def test_time_of_day_is_known_if_the_rings_are_first_read_late(loop: str) -> None:
     engine = Engine(keep_records=True)
     with Capture([loop], print) as capture:
         use(loop, 10)
-        time.sleep(1.2)
+        time.sleep(1.2)  # a note over a second after the first record would not be used
         captured(capture, engine)
     first, second = engine.take_records()["time_ns"][:2].tolist()
     assert first == second
@@ -588,6 +590,7 @@ def test_command_captures_until_a_signal(loop: str, tmp_path: Path) -> None:
         blkiomon.from_dict(json.loads(line)) for line in output.read_text().splitlines()
     )
     assert whole.total.requests >= 200 - whole.counts.lost_events
+    # Lost events may be queue records.
     assert whole.total.q2d_ns is not None and whole.total.q2d_ns.count >= 200 // 2
     assert blkiomon.to_dict(whole)["processes"] is not None
 

@@ -1,6 +1,6 @@
 """Small inputs that once gave wrong figures, with the right output of the command.
 
-The original's outputs alone keep the original's pairing on each of them, byte for byte.
+A run with outputs of 0.3 only still pairs each of them as the original does, byte for byte.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def requeued(time_ns: int, sector: int, size: int = SIZE) -> Record:
 
 
 def front_merged(time_ns: int, sector: int, size: int = SIZE) -> Record:
-    """An F record: what came is put before a request that waits."""
+    """An F record (front merge): an I/O is merged in front of a queued request."""
     action = tw.act(tw.WRITE | tw.QUEUE, tw.EV_FRONTMERGE)
     return Record(time_ns, sector, size, action, 8 << 20)
 
@@ -160,7 +160,7 @@ def in_flight(line: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-# --- right with any rich output -------------------------------------------------------------------
+# --- right with any output that 0.3 lacks ---------------------------------------------------------
 
 
 def test_notes_of_a_dump_of_blkparse_do_not_drive_the_clock(interval_of: Any) -> None:
@@ -241,7 +241,7 @@ def test_request_slower_than_the_greatest_age_counts_with_a_greater_one(interval
     assert (line["total"]["requests"], line["total"]["d2c_ns"]["max"]) == (1, 700 * S)
 
 
-# --- paired as by the original with its own outputs alone ----------------------------------------
+# --- paired as by the original if only outputs of 0.3 are named -----------------------------------
 
 
 @pytest.fixture(scope="module")

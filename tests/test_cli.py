@@ -109,7 +109,7 @@ def test_interval_may_have_a_unit(text: str, interval_s: float) -> None:
     assert config_of("-I", text).interval_s == interval_s
 
 
-def test_interval_is_a_second_where_the_text_is_not_the_originals() -> None:
+def test_interval_defaults_to_a_second_unless_an_output_of_0_3_is_named() -> None:
     for option in ("--json", "--csv", "--textfile"):
         assert config_of(option, "x").interval_s == 1.0
     assert config_of("--slow", "20", "--trace", "sdb").interval_s == 1.0
@@ -140,14 +140,14 @@ def test_order_does_not_matter() -> None:
     assert one == other
 
 
-def test_text_on_standard_output_is_what_nothing_else_means() -> None:
+def test_text_goes_to_standard_output_if_no_output_is_named() -> None:
     assert destinations_of("-I5") == {"human-readable": "-"}
     for option in ("-b", "-d", "-D"):
         assert [*destinations_of("-I5", option, "x").values()] == ["x"]
     assert {*destinations_of("-I5", "-Qa", "-q1", "-m1")} == {"msg-queue"}
 
 
-def test_early_name_of_the_message_queue_is_taken() -> None:
+def test_msg_queue_name_is_an_alias_of_msg_queue() -> None:
     for given in (["--msg-queue-name=/q"], ["--msg-queue-n", "/q"]):
         assert destinations_of("-I5", *given, "-q1", "-m1") == {"msg-queue": ("/q", 1, 1)}
 
@@ -193,7 +193,7 @@ def test_abbreviations_mean_what_they_mean_to_the_original() -> None:
         ("de", "debug"),
         ("msg-i", "msg-id"),
         ("msg-queue", "msg-queue"),
-        # The original knows one option that begins so; its early name does not count.
+        # The original knows one option that begins so; the alias msg-queue-name does not count.
         ("msg-queue-", "msg-queue-id"),
         ("m", None),
         ("msg-q", None),
@@ -253,7 +253,9 @@ def test_h_is_not_help(capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-V"], ["--help"], ["-I", "0"]], ids=" ".join)
-def test_nothing_heavy_is_imported_for_it(arguments: list[str]) -> None:
+def test_version_help_and_usage_errors_import_neither_numpy_nor_engine(
+    arguments: list[str],
+) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "blkiomon", *arguments]
     result = subprocess.run(command, capture_output=True, check=False, timeout=runner.TIMEOUT_S)
     assert b"blkiomon.commands.cli" in result.stderr

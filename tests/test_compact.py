@@ -125,7 +125,7 @@ def test_numbers_beyond_64_bits_survive_the_round_trip() -> None:
         to_bytes(Interval(time_s=0, devices=np.empty(0, "u4"), counts=Counts(lost_events=2**128)))
 
 
-def test_bytes_do_not_depend_on_the_order_or_division_of_rows() -> None:
+def test_bytes_do_not_depend_on_the_order_of_rows() -> None:
     item = interval_of(example(), 0, 3 * S)
     order = np.random.default_rng(3).permutation(len(item.rows))
     place = np.argsort(order).astype("u4")
@@ -203,7 +203,7 @@ def test_bytes_of_version_1_have_not_changed() -> None:
     assert to_bytes(item) == stored
 
 
-def test_interval_of_one_second_takes_a_few_kilobytes() -> None:
+def test_interval_takes_at_most_400_bytes_a_row_and_3_a_bin() -> None:
     items = [interval_of(example(), k * S, (k + 1) * S) for k in range(3)]
     for item in items:
         n_bins = sum(len(bins) for bins in (item.snapshot.d2c_bins, item.snapshot.size_bins))
@@ -321,7 +321,6 @@ MOST = (1 << 64) - 1
         (changed("rows", "d2c_hist", 0), "d2c_hist and size_hist differ"),
         (changed("rows", "size_hist", 9), "size_hist is too large"),
         (changed("queue_rows", "requests", 1), "8:16 read: q2d_ns: "),
-        (changed("d2c_bins", "row", 1, 1), "a bin is out of range|bins do not add up"),
         (changed("d2c_bins", "bin", 3776, 1), "a bin"),
         (changed("d2c_bins", "bin", 1, 1), "bins are not in ascending order|min and max"),
         (changed("d2c_bins", "count", 0), "the count of a bin is out of range"),
@@ -341,8 +340,9 @@ MOST = (1 << 64) - 1
 def test_bytes_that_contradict_themselves_are_refused(item: Interval, why: str) -> None:
     with pytest.raises(IntervalError, match=why):
         validation.check(item)
-    with pytest.raises(IntervalError):
-        from_bytes(as_bytes(item))
+    data = to_bytes(item)
+    with pytest.raises(IntervalError, match=why):
+        from_bytes(data)
 
 
 def test_process_listed_twice_is_refused() -> None:
@@ -350,12 +350,9 @@ def test_process_listed_twice_is_refused() -> None:
         validation.check(changed("processes", "pid", 4, 1))
 
 
-def as_bytes(item: Interval) -> bytes:
-    """Encoded without a check of its figures."""
-    try:
-        return to_bytes(item)
-    except (IndexError, ValueError) as error:
-        raise IntervalError("it cannot even be written") from error
+def test_bin_of_no_row_is_refused() -> None:
+    with pytest.raises(IntervalError, match="a bin is out of range"):
+        validation.check(changed("d2c_bins", "row", 1, 1))
 
 
 @pytest.mark.parametrize("path", sorted(TRACES.glob("*.bin")), ids=lambda path: path.stem)

@@ -135,7 +135,8 @@ def test_the_same_run_shows_no_difference(runs: dict[str, Collected]) -> None:
             is_extreme = change.metric in ("p99.9", "max")
             assert change.verdict == ("too little to tell" if is_extreme else NO_DIFFERENCE)
             if change.low is not None:
-                # Both sides have the same parts drawn; bins are as wide as percentiles say.
+                # Both sides have the same parts drawn.
+                # Equal percentiles may lie at opposite ends of a bin.
                 ends = (math.expm1(-BIN_WIDTH), math.expm1(BIN_WIDTH))
                 expected = ends if change.metric.startswith("p") else (0, 0)
                 assert (change.low, change.high) == pytest.approx(expected, abs=1e-12)
@@ -240,9 +241,10 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(directory / "a"), str(directory / "b")
 
 
-def test_chance_changes_none_of_many_devices(many: tuple[str, str]) -> None:
+def test_of_many_devices_only_the_changed_one_is_shown(many: tuple[str, str]) -> None:
     found = compare_runs(([many[0]], [many[1]]), ())
     assert {row.device for row in found.changed()} == {"8:7", "all"}
+    # Judged one by one, some unchanged devices would be shown.
     alone = [row.device for row in found.alone if row.shown]
     assert len(alone) > 3
     # Fewer rows are judged together, and their intervals are narrower.

@@ -82,7 +82,7 @@ def test_structs_come_back_as_they_were(version: str, file: Path) -> None:
                 assert getattr(back, name) == getattr(stats, name), name
 
 
-def test_last_bucket_of_the_first_version_is_read_in_either_byte_order() -> None:
+def test_last_bucket_of_layout_0_2_is_read_in_either_byte_order() -> None:
     wire = np.frombuffer(written("0.2"), layout.STATS_02).copy()
     assert wire["d2c_hist"][0, -1] == 1  # the slow one
     for name in ("size_hist", "d2c_hist"):
@@ -132,9 +132,7 @@ def test_text_is_what_the_run_printed(version: str, tmp_path: Path, capfd: Captu
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_text_of_special_cases_is_what_the_run_printed(
-    version: str, file: Path, capfd: Capture
-) -> None:
+def test_text_of_a_struct_is_what_the_run_prints(version: str, file: Path, capfd: Capture) -> None:
     file.write_bytes(written(version))
     assert decode.main(["--text", str(file)]) == 0
     assert capfd.readouterr().out.encode() == b"".join(human_text.renderer(version)(item()))

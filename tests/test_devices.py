@@ -47,7 +47,7 @@ def test_host_without_sysfs_has_no_names(tmp_path: Path) -> None:
         (["data", "sdz", "all"], "path", ("data", "sdz", "all")),
     ],
 )
-def test_view_of_a_map_or_path_takes_what_it_needs(
+def test_view_of_a_map_or_path_adds_the_devices_above_and_below_it(
     tmp_path: Path, names: list[str], by: str, found: tuple[str, ...]
 ) -> None:
     for name, uuid, number, below in (("mpatha", "mpath-36", 0, "ab"), ("data", "LVM-x", 1, "c")):

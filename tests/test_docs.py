@@ -253,7 +253,7 @@ def test_names_of_columns_are_in_the_table_of_names(traces: Path) -> None:
 
 
 def test_names_of_metrics_are_in_the_table_of_names(traces: Path) -> None:
-    Path("sda.blktrace.0").unlink()
+    Path("sda.blktrace.0").unlink()  # so that there is the metric of missing files
     assert runner.call("-I60", "--textfile", "metrics", "sda").returncode == 0
     assert (
         runner.call("-I60", "--textfile", "of_host", "--clock", "wall", "phases.bin").returncode

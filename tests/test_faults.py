@@ -1,4 +1,4 @@
-"""The fifteen faults of the original, by their numbers: ours has none of them.
+"""Faults of the original, numbered from 1 to 15 here: this program has none of them.
 
 If the original is installed, the first test shows those of its faults that one stream can show.
 """
@@ -90,12 +90,18 @@ ORIGINAL: dict[str, tuple[bytes, Callable[[oracle.Result], bool]]] = {
         BARE_DRIVER_RECORD,
         lambda theirs: b" 0 match," in theirs.debug,
     ),
-    "8 loses the figures at garbage": (GARBAGE, lambda theirs: theirs.human == b""),
+    "8 loses the figures at garbage": (
+        GARBAGE,
+        lambda theirs: theirs.human == b"" and b" 1 match," in theirs.debug,
+    ),
     "9 shows a wrong var": (
         BUSY,
-        lambda theirs: b"avg 2000000000.0, var 6666666666666666" not in theirs.human,
+        lambda theirs: b"avg 2000000000.0, var 27163048970788" in theirs.human,
     ),
-    "15 rejects version 8": (VERSION_8, lambda theirs: b"1 match" not in theirs.debug),
+    "15 rejects version 8": (
+        VERSION_8,
+        lambda theirs: b"unsupported trace version 8" in theirs.stderr,
+    ),
 }
 
 
@@ -236,7 +242,7 @@ def test_05_waiting_for_a_missing_queue_uses_no_processor_time(queue: MessageQue
         process.write(ONE + encode([driver_data(1, b"x")]))
         process.read_until(bool)
         before_s = process.cpu_s()
-        time.sleep(1)
+        time.sleep(1)  # the input pauses
         used_s = process.cpu_s() - before_s
         status, _, complaints = process.end(signal.SIGTERM)
     assert used_s < 0.3
@@ -255,7 +261,7 @@ def test_05_missing_queue_is_named_with_verbose(queue: MessageQueue) -> None:
 
 def test_05_missing_queue_is_not_mentioned_without_verbose(queue: MessageQueue) -> None:
     with Running("-I", LONG, *queue.options).started() as process:
-        time.sleep(0.2)
+        time.sleep(0.2)  # time to look for the queue
         assert process.stderr == ""
         assert process.end(signal.SIGTERM) == (0, b"", TERMINATED)
 
@@ -288,7 +294,8 @@ def test_06_full_queue_stops_neither_reading_nor_other_outputs(
         for number in range(1, 6):
             process.write(ONE)
             process.read_intervals(number)
-        process.write(ONE * 40_000)  # four times what fits into the pipe
+        # At most 11,000 of these wait in the pipe of 1 MiB, and may be lost.
+        process.write(ONE * 40_000)
         process.signal(signal.SIGTERM)
         status, text, complaints = process.end()
         messages = queue.take()
@@ -333,7 +340,7 @@ def test_06_unread_pipe_stops_neither_reading_nor_other_outputs(tmp_path: Path) 
             r"0 intervals and \d+ records are missing there\n",
             process.stderr,
         )
-    assert (tmp_path / "h").exists()
+    assert requests((tmp_path / "h").read_text()) == 1
 
 
 # -- 7: driver data without payload ----------------------------------------------------------------
@@ -463,21 +470,28 @@ def test_09_var_of_the_latencies_of_a_real_trace() -> None:
 # -- 10: cost of outstanding requests --------------------------------------------------------------
 
 
-def test_10_cost_of_a_record_hardly_depends_on_the_queue_depth() -> None:
-    """The original uses 16 of its 128 chains here, and would take ten minutes."""
-    outstanding, rounds = 1 << 18, 2
+def test_10_cost_of_a_record_does_not_grow_with_the_queue_depth_as_in_the_original() -> None:
+    """The original uses 16 of its 128 chains here, and would take ten minutes.
+
+    With 1,024 times as many outstanding requests, a record costs four times as much: cache misses.
+    """
+    assert seconds_of_2_19_requests(1 << 18) < 20 * seconds_of_2_19_requests(1 << 8)
+
+
+def seconds_of_2_19_requests(outstanding: int) -> float:
+    """CPU time for 2^19 requests, of which so many are outstanding at once."""
     sectors = np.random.default_rng(10).permutation(outstanding) * 8
     issues = streams.issues(outstanding, sector=sectors)
     engine = Engine()
     start_s = time.process_time()
-    for turn in range(rounds):
+    for turn in range((1 << 19) // outstanding):
         issues["time"] += 2 * 10**6
         engine.feed(issues.tobytes())
         assert engine.pending == outstanding
         engine.feed(streams.completions(issues, 10**6).tobytes())
         assert engine.pending == 0
         assert engine.counters()["requests"] == (turn + 1) * outstanding
-    assert time.process_time() - start_s < 60
+    return time.process_time() - start_s
 
 
 # -- 11: requests whose partner was lost -----------------------------------------------------------
@@ -545,7 +559,7 @@ def test_11_memory_does_not_grow_with_lost_partners() -> None:
     assert used_kib[-1] - used_kib[9] < 32 << 10
 
 
-# -- 12: statistics have one owner -----------------------------------------------------------------
+# -- 12: requests at boundaries of intervals -------------------------------------------------------
 
 
 def test_12_short_intervals_lose_no_request(tmp_path: Path) -> None:
@@ -572,7 +586,7 @@ def structs_of(data: bytes, interval: str, path: Path, pieces: int) -> np.ndarra
     with Running("-I", interval, "-b", str(path)).started() as process:
         for start in range(0, len(data), step):
             process.write(data[start : start + step])
-            time.sleep(0.003 if pieces > 1 else 0)
+            time.sleep(0.003 if pieces > 1 else 0)  # the input pauses
         assert process.succeed() == b""
     return structs(path)
 

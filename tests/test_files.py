@@ -152,7 +152,7 @@ def test_compressed_pipe_ends_on_a_signal() -> None:
         process.succeed(signal.SIGTERM, said=TERMINATED)
 
 
-def test_file_on_standard_input_is_a_file(trace: Path) -> None:
+def test_file_on_standard_input_is_read_as_a_named_one(trace: Path) -> None:
     for arguments in STDIN:
         with trace.open("rb") as file:
             assert succeed("-I", "1", *arguments, stdin=file) == succeed("-I", "1", trace)
@@ -542,7 +542,7 @@ def test_signal_ends_a_run_whose_output_nobody_reads(tmp_path: Path) -> None:
 def test_signal_ends_the_wait_for_a_pipe_among_files(directory: Path) -> None:
     with Running("-I", runner.LONG, directory / "sda", "-").started() as process:
         process.write(STEADY[:960])
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that it waits for the pipe
         before = time.monotonic()
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
@@ -626,7 +626,7 @@ def test_real_trace_that_is_cut_gives_what_it_has() -> None:
     assert sum(counts(lines)) > 1000
 
 
-def test_processes_by_name(tmp_path: Path) -> None:
+def test_json_lists_processes_with_names_and_bytes(tmp_path: Path) -> None:
     records = [tw.notify_process(S, 7, "fio"), *pair(S, pid=7), *pair(S, 16, pid=8)]
     (tmp_path / "t").write_bytes(encode(records))
     (line,) = json_of("-I", "1", tmp_path / "t")

@@ -32,7 +32,7 @@ def faster(text: str) -> str:
 
 
 def p99_ns(*hosts: list[tuple[int, int]]) -> int:
-    """Of the requests of all hosts, which are given by size and time in us."""
+    """The p99 of the requests of all hosts. Each request is its size and D2C in us."""
     times_ns = sorted(us * 1000 for of_host in hosts for _, us in of_host)
     return times_ns[len(times_ns) * 99 // 100]
 
@@ -62,8 +62,8 @@ def test_percentiles_of_hosts_on_two_servers_are_of_all_requests(tmp_path: Path)
     rng = random.Random(3)
     groups = ["db", "db", "web"]
     requests = [
-        [(4096, round(rng.lognormvariate(of_host, 0.8))) for _ in range(n)]
-        for n, of_host in ((4_000, 6.0), (200, 8.0), (4_000, 5.0))
+        [(4096, round(rng.lognormvariate(mean, 0.8))) for _ in range(n)]
+        for n, mean in ((4_000, 6.0), (200, 8.0), (4_000, 5.0))
     ]
     with ExitStack() as stack:
         hosts = [
@@ -105,7 +105,7 @@ def test_percentiles_of_hosts_on_two_servers_are_of_all_requests(tmp_path: Path)
         question = 'array_host_group_op:blkiomon_d2c_seconds:p99{host_group="db", array="a1"}'
         seen = "count(count by (shard) (array_host_group_op:blkiomon_requests:rate5m > 100)) == 2"
         together.awaited(seen)
-        # In a bucket where neither host's own is, nor the mean of both.
+        # It lies in another bucket than each host's own p99 and their mean.
         exact_ns = p99_ns(*requests[:2])
         at = bisect.bisect_left(TIME_LIMITS_NS, exact_ns)
         own_ns = [p99_ns(of_host) for of_host in requests[:2]]

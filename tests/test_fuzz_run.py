@@ -80,7 +80,7 @@ def test_the_loop_without_libfuzzer_runs_seeds_and_mutations(target: str, tmp_pa
     assert not (tmp_path / "blind-input").exists()
 
 
-def test_the_loop_leaves_an_input_that_fails(tmp_path: Path) -> None:
+def test_the_loop_stores_an_input_that_fails(tmp_path: Path) -> None:
     (tmp_path / "seed").write_bytes(b"x")
     script = "import sys, fuzzer; fuzzer.loop('engine', lambda data: data.missing, sys.argv[1:])"
     command = [sys.executable, "-c", script, f"{tmp_path}/seed", f"-artifact_prefix={tmp_path}/"]

@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_the_number_of_devices(interval_devices: int) 
     assert used_kib[-1] - used_kib[len(used_kib) // 4] < 32 << 10
 
 
-def test_device_limit_reaches_the_number_of_all_devices() -> None:
+def test_greatest_device_limit_holds_4194303_devices() -> None:
     engine = Engine(max_devices=(1 << 22) - 1)
     records = streams.issues(1 << 18, action=tw.DRV_DATA << 16)
     for first in range(0, 1 << 22, len(records)):
@@ -254,8 +254,8 @@ def mixed(a: npt.NDArray[np.uint64], b: int) -> npt.NDArray[np.uint64]:
 
 
 def colliding_sectors(wanted: int, seed: int) -> list[int]:
-    """Sectors of reads of the first device whose hashes begin alike; this takes the seed."""
-    key = 1 << 10 | tw.READ  # index 1
+    """Sectors of reads of the first device whose hashes begin with 13 zeros, for this seed."""
+    key = 1 << 10 | tw.READ  # the first device has index 1
     found: list[int] = []
     first = 0
     while len(found) < wanted:
@@ -278,13 +278,13 @@ def filled(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,), **option
 
 
 def searches(engine: Engine) -> tuple[int, int]:
-    """Of the longest searches: groups of the table, slots of the device map."""
+    """Lengths of the longest searches: in groups of the table, and in slots of the device map."""
     figures = engine._table_figures()
     return figures["longest_search"], figures["longest_device_search"]
 
 
 def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)) -> list[int]:
-    """In groups and in slots of the map: the median of several seeds."""
+    """As ``searches``: the median of several seeds."""
     rng = random.Random(3)
     found = [searches(filled(sectors, devices, hash_seed=rng.getrandbits(128))) for _ in range(11)]
     return [sorted(each)[5] for each in zip(*found)]
@@ -293,7 +293,8 @@ def longest_searches(sectors: Sequence[int], devices: Sequence[int] = (8 << 20,)
 def test_keys_that_collide_under_one_hash_seed_do_not_under_another() -> None:
     sectors = colliding_sectors(3000, SEED)
     groups, _ = searches(filled(sectors, hash_seed=SEED))
-    assert groups >= 3000 // 15  # the attack works with the seed known
+    # The attack works with the seed known: all are in one chain of groups, 15 in each.
+    assert groups >= 3000 // 15
     groups, _ = longest_searches(sectors)
     assert groups <= 3
 
@@ -363,7 +364,7 @@ def test_idle_intervals_are_bounded_by_the_number_of_records(
 def test_pending_requests_reduce_the_allowed_idle_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    most = 20_000
+    most = 20_000  # an idle interval counts 1 + 10,000 pending / 1,000 = 11 times
     monkeypatch.setattr(monitor_module, "MOST_IDLE", most)
     records = [issue(S, n, 512) for n in range(10_000)]
     _, monitor = intervals_of([*records, issue((most // 11 - 5) * S, 0, 512, device=1)])
@@ -373,7 +374,7 @@ def test_pending_requests_reduce_the_allowed_idle_intervals(
 
 
 @pytest.mark.parametrize("wild_ns", [[NEVER_NS], [NEVER_NS, 0], [0, NEVER_NS, 2**63, 1, 0]])
-def test_random_times_lose_no_request(wild_ns: list[int]) -> None:
+def test_extreme_times_lose_no_request(wild_ns: list[int]) -> None:
     records = pairs_on([1], 5 * S)
     for n in range(300):
         records += [issue(wild_ns[n % len(wild_ns)], 10**6 + n, 512, device=2)]

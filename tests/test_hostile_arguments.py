@@ -6,6 +6,7 @@ All of it runs in this process, from an empty directory, with an empty pipe as t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def empty(tmp_path: Path, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 
 def run(capfd: Capture, arguments: list[str]) -> int:
     """The exit status; checks what is said."""
+    return outcome(capfd, arguments)[0]
+
+
+def outcome(capfd: Capture, arguments: list[str]) -> tuple[int, str]:
+    """The exit status and the messages, which are checked."""
     status = cli.main(arguments)
     out, err = capfd.readouterr()
     shown = f"{arguments!r:.200} {err:.500}"
@@ -75,7 +81,7 @@ def run(capfd: Capture, arguments: list[str]) -> int:
     assert status in range(5), shown
     assert status == 0 or err, shown
     assert "\nUsage" not in err or out == ""
-    return status
+    return status, err
 
 
 @pytest.mark.parametrize("option", [o for o in cli.OPTIONS if o.argument], ids=lambda o: o.long)
@@ -93,6 +99,7 @@ def test_nonsense_for_an_option_is_reported(option: Option, empty: Path, capfd: 
         # A file's name can be nearly anything; nothing else makes a file.
         names = {value} if option.long in FILES else set()
         assert set(made) <= names, kind
+        # Some of the values are valid for these.
         if option.long not in FILES and option.long not in ("from", "to", "msg-queue-id", "names"):
             assert statuses <= {1, 2, 3, 4}, kind
         for name in made:
@@ -164,7 +171,12 @@ def test_nonsense_for_an_option_of_top_is_reported(
     trace = [] if option == "--file" else [str(tmp_path / "trace")]
     for kind, value in VALUES.items():
         given = [f"{option}={value}", *trace] if option else ["--", value]
-        assert run(capfd, ["top", *given]) in (2, 3), kind
+        status, err = outcome(capfd, ["top", *given])
+        assert status in (2, 3), kind
+        # Any text but these two is a path.
+        is_path = option == "--file" and kind not in ("empty", "nul")
+        said = f"{option} takes" if option else "an argument is empty|cannot open"
+        assert re.search("top needs a terminal" if is_path else said, err), (kind, err)
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\nb", b"\x1b[31m", b"-x", b" "])

@@ -39,7 +39,7 @@ QUIRKS = {
     if not name.startswith("fault_") and name != "longest_latency"
 }
 
-CRASHES, FAULTS = range(128), range(64)
+CRASH_FREE_SEEDS, FAULT_FREE_SEEDS = range(128), range(64)
 """Seeds of generated streams; the first few dozen detect any broken rule."""
 
 LARGEST_SIZE = (1 << 32) // 1000
@@ -149,12 +149,12 @@ def test_quirk_prints_the_same_as_the_original(
 
 
 def test_generated_streams_print_the_same_with_wrapped_figures_masked(tmp_path: Path) -> None:
-    for seed, ours, theirs in both_of("crashes", CRASHES, tmp_path):
+    for seed, ours, theirs in both_of("crashes", CRASH_FREE_SEEDS, tmp_path):
         assert_identical(ours, theirs, f"crashes {seed}")
 
 
 def test_generated_streams_print_the_same_with_nothing_masked(tmp_path: Path) -> None:
-    for seed, ours, theirs in both_of("faults", FAULTS, tmp_path):
+    for seed, ours, theirs in both_of("faults", FAULT_FREE_SEEDS, tmp_path):
         assert_identical(ours, theirs, f"faults {seed}")
         assert oracle.mask_human(ours.human) == theirs.human, seed
         assert ours.binary == theirs.binary, seed

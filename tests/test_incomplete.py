@@ -164,7 +164,7 @@ def test_screen_has_requeues_if_there_are_any(retried: Path) -> None:
         assert "err requeue" in titles(watch, width)
         row = next(line for line in frame(watch, width) if line[1:].startswith("8:0"))
         at = titles(watch, width).index("requeue")
-        assert row[at : at + 7].strip() == "2"  # not just now
+        assert row[at : at + 7].strip() == "2"  # no "!": not of the latest interval
     whole = next(line for line in frame(watch, whole=True) if line[1:].startswith("8:0"))
     assert whole.split()[-1] == "2"  # "!" marks those of the latest interval
 
@@ -280,12 +280,14 @@ def test_a_run_ends_with_a_line_of_what_is_incomplete(half: Path, said: str) -> 
 
 
 @pytest.mark.parametrize("outputs", [["-h", "-"], ["-b", "-"]])
-def test_the_originals_outputs_end_without_such_a_line(half: Path, outputs: Sequence[str]) -> None:
+def test_outputs_of_0_3_end_without_a_line_about_incomplete_figures(
+    half: Path, outputs: Sequence[str]
+) -> None:
     result = runner.call("-I", "1", *outputs, half)
     assert result.returncode == 0 and not result.stderr
 
 
-def test_a_run_of_a_whole_trace_ends_without_such_a_line() -> None:
+def test_run_of_a_whole_trace_ends_without_a_line_about_incomplete_figures() -> None:
     assert not runner.call("-I", "1", "--json", "/dev/null", MULTI).stderr
 
 
@@ -301,7 +303,7 @@ def test_metrics_have_the_shares_of_the_latest_interval() -> None:
     ]:
         counts = Counts(records=300, requests=requests, **unseen)
         metrics.add(dataclasses.replace(before, counts=counts, missing_files=missing_files))
-        # Once as the library lays it out, and once filled into that.
+        # The first text is from prometheus_client, the second from the template made of it.
         texts = {metrics.text()[0].decode() for _ in range(2)}
         (text,) = texts
         found = re.findall(r'^blkiomon_incomplete_share{reason="(\w+)"} (\S+)$', text, re.M)

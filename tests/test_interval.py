@@ -260,7 +260,7 @@ def test_interval_without_duration_has_no_rates() -> None:
     assert (total.requests, total.iops, total.bytes_per_s) == (1, None, None)
 
 
-def test_rows_of_several_directions_and_snapshots_add_up() -> None:
+def test_rows_of_several_directions_add_up() -> None:
     ios = [Io(SDB, "zone", 512, 0, 100, direction=d) for d in (READ, WRITE, BIDIRECTIONAL)]
     item = interval_of(ios, 0, S)
     assert len(item.rows) == 3

@@ -35,6 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     words = [word for name, option in options.items() for word in (option, str(home / name))]
     assert runner.call("-I1", *words, trace).returncode == 0
+    assert pq.read_table(home / "parquet").num_rows
     assert runner.call("report", "-o", home / "page.html", trace).returncode == 0
     with tarfile.open(home / "tar", "w") as tar:
         tar.add(trace)
@@ -147,7 +148,3 @@ def test_trace_is_never_mistaken_for_another_kind(version: int, byteorder: str) 
     for whole in (data, lost_mark(12, 3) + data):
         for n in range(1, len(whole) + 1):
             file_kinds.check_trace(whole[:n], "t")
-
-
-def test_sample_of_parquet_is_parquet(files: dict[str, Path]) -> None:
-    assert pq.read_table(files["parquet"]).num_rows

@@ -61,7 +61,7 @@ def without_loads(cut: Snapshot) -> dict[str, bytes]:
 def in_steps(
     data: bytes, sizes: list[int], limits_ns: list[int | None], resync: bool, is_cut: bool
 ) -> tuple[list[Any], Snapshot]:
-    """Fed in pieces of these sizes, each with one of these limits, some of them again and again."""
+    """Fed in pieces. Sizes and limits are taken in turn, and then from the first again."""
     engine = Engine(resync=resync, **KEEP)
     rest = memoryview(data)
     cuts: list[Snapshot] = []
@@ -135,7 +135,7 @@ def test_limits_and_reads_change_nothing(
     assert without_loads(cut) == without_loads(merge_snapshots([expected_cut]))
 
 
-def test_stops_at_a_record_at_or_after_the_time_and_goes_on_there() -> None:
+def test_feed_stops_at_the_first_record_at_or_after_until_ns_and_goes_on_there() -> None:
     data = encode([issue(100, 1, 512), issue(200, 2, 512), complete(200, 1, 512), issue(50, 3, 1)])
     engine = Engine()
     assert engine.stopped_at_ns is None

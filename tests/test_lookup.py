@@ -90,7 +90,9 @@ def trap(trapped: tuple[list[str], Path, Path]) -> Iterator[Trapped]:
     assert not told
 
 
-def test_trap_works(trapped: tuple[list[str], Path, Path]) -> None:
+def test_trap_catches_an_import_from_the_working_directory(
+    trapped: tuple[list[str], Path, Path],
+) -> None:
     _, directory, caught = trapped
     for name in ("numpy", "typing", "multiprocessing", "pyarrow"):
         done = runner.python(f"import {name}", cwd=directory)

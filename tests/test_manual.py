@@ -97,17 +97,19 @@ def test_page_has_the_options_of_the_parser_and_no_other(command: Command) -> No
 
 
 @each_command
-def test_page_has_every_word_of_help(command: Command) -> None:
-    text = re.sub(r"\s+", "", rendered(page_of(command))).replace("`", "").lower()
+def test_page_has_every_paragraph_of_help(command: Command) -> None:
+    def plain(text: str) -> str:
+        return " ".join(text.replace("`", "").lower().split())
+
+    text = plain(rendered(page_of(command)))
     examples = [part for example in command.examples for part in example]
     for part in [
         command.description,
-        re.sub(r"^ *[A-Z][a-z ]+:", "", command.notes, flags=re.MULTILINE),
+        *re.split(r"\n\n|^ *[A-Z][a-z ]+:", command.notes, flags=re.MULTILINE),
         *(option.help for option in command.options),
         *examples,
     ]:
-        for word in part.replace("`", "").lower().split():
-            assert word in text, part
+        assert plain(part) in text
 
 
 def test_main_page_has_the_sections_of_a_manual_and_names_the_commands() -> None:
@@ -121,12 +123,14 @@ def test_main_page_has_the_sections_of_a_manual_and_names_the_commands() -> None
 
 
 @pytest.mark.parametrize("command", commands()[1:], ids=lambda command: command.name)
-def test_page_of_a_command_has_sections_and_no_copy_of_others(command: Command) -> None:
+def test_page_of_a_command_has_the_usual_sections_and_none_of_the_main_page(
+    command: Command,
+) -> None:
     page = page_of(command)
     found = headings(page)
     assert found[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] and found[-1] == "SEE ALSO"
+    assert {*found[4:-1]} <= {"COLUMNS", "EXIT STATUS", "EXAMPLES"}
     assert rendered(page).rstrip().splitlines()[-3].strip() == "blkiomon(8)"
-    assert page.stat().st_size < 5000
 
 
 def test_page_has_every_signal() -> None:

@@ -20,7 +20,8 @@ from tracewriter import encode, issue
 HERE = Path(__file__).parent
 
 # Each attempt makes an engine, feeds it until all its tables have grown, and takes snapshots.
-# In the n-th attempt the n-th allocation fails: it raises MemoryError, or is right to the byte.
+# In the n-th attempt the n-th allocation fails. The attempt raises MemoryError, or its results are
+# right to the byte.
 CHILD = """
 import ctypes, random, sys
 from dataclasses import fields

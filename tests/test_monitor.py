@@ -12,7 +12,7 @@ import goldenfiles
 import pytest
 import streams
 import tracewriter as tw
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tracewriter import Record, complete, encode, issue, notify_timestamp, replace
 from tuned import fed
@@ -148,6 +148,7 @@ def test_streams_without_requests_have_no_rates() -> None:
     (item,) = intervals_of(b"")
     assert (item.total.iops, to_dict(item)["records"]) == (None, 0)
     (item,) = intervals_of(encode([issue(7 * S, 8, 512)]))
+    assert item.total.iops is None
     assert item.total.in_flight and item.total.in_flight.end == 1
 
 
@@ -177,10 +178,14 @@ def test_jump_of_time_skips_idle_intervals() -> None:
     assert (items[-1].start_ns % MS, items[-1].end_ns) == (0, (1 << 63) - S + MS)
 
 
-def test_as_many_idle_intervals_as_allowed_are_handed_out() -> None:
+@pytest.mark.parametrize(("idle", "skipped"), [(1000, 0), (1001, 1001)])
+def test_as_many_idle_intervals_as_allowed_are_handed_out(
+    idle: int, skipped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blkiomon.interval.monitor.MOST_IDLE", 1000)
     monitor = Monitor(1)
-    items = monitor.feed(encode([issue(S, 8, 512), issue((1001 + 1) * S, 16, 512)]))
-    assert (len(items), monitor.skipped_intervals) == (1001, 0)
+    items = monitor.feed(encode([issue(S, 8, 512), issue((1 + idle + 1) * S, 16, 512)]))
+    assert (len(items), monitor.skipped_intervals) == (1 + idle - skipped, skipped)
 
 
 def test_time_jump_beyond_to_ends_the_monitor() -> None:
@@ -255,8 +260,8 @@ def test_pieces_of_any_size_give_the_same_intervals(
     stream = streams.generate(seed, "nothing", 120)
     times = [r.time_ns for r in stream.records]
     length = min(max(1, int((max(times) - times[0]) * share)), S)
-    if times[0] + length * 2000 < max(times):
-        return  # times so far apart give too many idle intervals to compare
+    # Times further apart give too many idle intervals to compare.
+    assume(times[0] + length * 2000 >= max(times))
     encoded = [tw.encode_record(r, stream.version, stream.byteorder) for r in stream.records]
     expected = model(stream.records, encoded, length)
     whole = intervals_of(b"".join(encoded), length / S)
@@ -506,7 +511,7 @@ def test_last_interval_can_be_left_out() -> None:
     assert monitor.finish(final=False) == []
 
 
-def test_losses_outside_are_counted_once() -> None:
+def test_losses_given_to_count_outside_are_counted_once() -> None:
     monitor = Monitor(1)
     data = encode(steady(25))
     monitor.count_outside(5, 100)

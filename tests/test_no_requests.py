@@ -144,13 +144,13 @@ def test_set_of_empty_files_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_originals_options_print_no_such_line() -> None:
+def test_outputs_of_0_3_print_no_line_about_missing_requests() -> None:
     for data in (b"", encode([issue(S, 8, 4096)])):
         assert runner.succeed("-I1", "-h", "-", stdin=data) == b""
     with open("/dev/null", "rb") as nothing:
         assert runner.succeed("-I1", "-h", "-", stdin=nothing) == b""
 
 
-def test_run_with_a_request_prints_no_such_line(tmp_path: Path) -> None:
+def test_run_with_a_request_prints_no_line_about_missing_requests(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(encode(requests(1, SDA)))
     runner.succeed("-I1", "--json", "-", "--device=8:0", tmp_path / "t")

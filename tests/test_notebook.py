@@ -16,5 +16,6 @@ def test_notebook_shows_what_its_cells_print() -> None:
 
 def test_notebook_is_small_and_shows_every_answer() -> None:
     assert NOTEBOOK.stat().st_size < 100_000
-    answers = shown(read())
-    assert answers.count("a picture") == 1 and len(answers) >= 9
+    assert shown(read()).count("a picture") == 1
+    (silent,) = (cell for cell in read().cells if cell.cell_type == "code" and not cell.outputs)
+    assert "slower.py" in silent.source  # it only makes the second trace

@@ -166,7 +166,7 @@ def test_link_is_refused_below_what_another_user_owns(theirs: Path) -> None:
 
 
 @root_only
-def test_files_in_such_directories_are_written_if_no_link_leads_there(theirs: Path) -> None:
+def test_files_in_directories_of_others_are_written_if_no_link_leads_there(theirs: Path) -> None:
     (theirs / "old").touch()
     (theirs / "old2").touch()
     os.chown(theirs / "old2", theirs.stat().st_uid, -1)
@@ -316,7 +316,7 @@ def test_file_or_fifo_of_another_user_is_refused(kind: str, public: Path) -> Non
 
 
 @root_only
-def test_our_own_file_in_such_a_directory_is_written_anew(public: Path) -> None:
+def test_our_own_file_in_a_public_directory_is_written_anew(public: Path) -> None:
     (public / "out").write_text("of the last run")
     assert runner.call("-I", LONG, "-h", public / "out", stdin=ONE).returncode == 0
     assert (public / "out").read_text().startswith("\ntime: ")
@@ -352,7 +352,7 @@ def test_replaced_files_take_the_place_of_a_link_and_not_of_its_target(public: P
 
 
 @root_only
-def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
+def test_pages_do_not_go_through_a_link_in_a_public_directory(public: Path) -> None:
     (public.parent / "private").mkdir()
     (public / "link").symlink_to("../private")
     path, trace = public / "link/out.svg", str(public.parent / "trace")
@@ -366,7 +366,9 @@ def test_pages_do_not_go_through_such_a_link_either(public: Path) -> None:
 
 @root_only
 @pytest.mark.parametrize("kind", ["parts of Parquet", "archive"])
-def test_no_directory_of_outputs_is_made_through_such_a_link(kind: str, public: Path) -> None:
+def test_no_directory_of_outputs_is_made_through_a_link_in_a_public_one(
+    kind: str, public: Path
+) -> None:
     private = public.parent / "private"
     private.mkdir()
     (public / "link").symlink_to("../private")
@@ -429,7 +431,7 @@ collect.write_whole = write_pages
 trace, *pages = sys.argv[1:]
 sys.exit(cli.main(["report", "-o", pages[0], trace]))
 """
-"""One page is drawn, and written several times: by a process each, in the middle of the command."""
+"""The command draws one page. In its midst, a process for each path writes the page slowly."""
 
 
 def test_signal_while_a_page_is_written_leaves_nothing_behind(

@@ -225,13 +225,14 @@ def test_every_alert_fires_and_only_when_it_should() -> None:
 def test_metrics_that_rules_and_dashboard_use_exist(name: str) -> None:
     incomplete = metrics_of(encode([complete(10**9, 8, 4096)]))
     served = {key[0] for key in (*metrics_of(ONE), *incomplete)}
-    served |= {"blkiomon_last_interval_timestamp_seconds", "blkiomon_d2c_seconds"}  # a native one
+    # Neither is in these texts: the first needs the time of day, the second is a native histogram.
+    served |= {"blkiomon_last_interval_timestamp_seconds", "blkiomon_d2c_seconds"}
     asked = set(re.findall(r"(?<![\w:])blkiomon_(?!fleet)\w+", (CONTRIB / name).read_text()))
     assert len(asked) > 5
     assert asked <= served
 
 
-def test_limits_below_a_millisecond_are_at_most_28_percent_apart() -> None:
+def test_limits_below_a_millisecond_are_at_most_29_percent_apart() -> None:
     fine = [limit for limit in TIME_LIMITS_NS if limit <= 10**6]
     assert fine[0] == 10_000 and fine[-1] == 10**6
     assert all(after <= 1.29 * before for before, after in itertools.pairwise(fine))

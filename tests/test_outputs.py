@@ -95,7 +95,7 @@ def test_binary_is_the_originals_in_one_piece_per_device(version: str) -> None:
     assert pieces == [reference.binary([stats], TIME_S, version) for stats in expected()]
 
 
-def test_binary_wraps_where_the_wire_ends() -> None:
+def test_binary_wraps_at_32_and_64_bits() -> None:
     big = interval([Request(1, READ, 2**32 - 1, 2**50)] * 3)
     big.rows["size_hist"][0][3] = 2**32 + 5
     stats = np.frombuffer(b"".join(stats_file.renderer("0.3")(big)), layout.STATS_03)[0]
@@ -155,7 +155,7 @@ def test_debug_many_blocks_come_in_pieces_and_in_order() -> None:
     assert orders == list(range(len(array)))
 
 
-def test_totals_name_the_rest_only_where_it_happened() -> None:
+def test_totals_list_evictions_losses_and_skips_only_if_there_were_any() -> None:
     line = debug.totals_line(2, Counts(evicted=3, lost_events=4, skipped_bytes=5))
     head = "2 leftover, 0 match, 0 mismatch, 0 driverdata, 0 overall"
     assert line == head + ", 3 evicted, 4 lost, 5 bytes skipped\n"

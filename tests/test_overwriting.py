@@ -169,6 +169,7 @@ def test_standard_output_does_not_go_to_a_trace() -> None:
 def test_files_of_an_earlier_run_are_replaced(option: str) -> None:
     trace = encode([driver_data(500, b"payload"), *RECORDS, driver_data(600_000, b"more")])
     earlier = b"old\n" * 10_000
+    # The second trace, without the last driver record of 48 + 4 bytes, has other figures.
     Path("out").write_bytes(earlier)
     for data in (trace, trace[: -48 - 4] * 2):
         assert runner.call("-I", LONG, option, "out", stdin=data).stderr == b""
@@ -193,7 +194,8 @@ def test_driver_records_are_replaced_by_driver_records_only() -> None:
 
 def test_trace_that_may_not_be_read_is_not_looked_at(directory: Path) -> None:
     """Permission to write is enough."""
-    Path("out").touch(0o200)
+    Path("out").write_bytes(ONE)
+    Path("out").chmod(0o200)
     result = runner.run("-I", LONG, "-h", "out", command=runner.BOUND_COMMAND, stdin=ONE)
     assert (result.returncode, result.stderr) == (0, b"")
 
@@ -395,7 +397,7 @@ def test_page_that_is_given_twice_is_an_error(command: list[str]) -> None:
     assert names_in(Path()) == ["t"]
 
 
-def test_the_last_of_the_originals_outputs_counts_as_in_the_original() -> None:
+def test_last_of_a_repeated_output_of_0_3_counts() -> None:
     programs = {"ours": runner.COMMAND, "theirs": (oracle.require(),)}
     for name, program in programs.items():
         Path(name).mkdir()

@@ -188,14 +188,16 @@ def test_page_without_scripts_has_charts_and_tables(browser: Browser, path: Path
     assert page.run("document.documentElement.scrollWidth") <= 400
 
 
-def test_page_says_nothing_and_asks_for_nothing(page: Page, path: Path) -> None:
+def test_page_logs_nothing_to_the_console_and_loads_nothing(page: Page, path: Path) -> None:
     page.open(path)
     shown(page, "charts.figures()")
     assert page.messages == []
     assert {url for url in page.requests if not url.startswith("data:")} == {path.as_uri()}
 
 
-def test_runs_of_one_side_and_other_numbers_are_compared(browser: Browser, tmp_path: Path) -> None:
+def test_several_runs_of_a_side_and_devices_with_other_numbers_are_compared(
+    browser: Browser, tmp_path: Path
+) -> None:
     lengths = (0.05, 0.06, 0.05)
     names = [
         write_run(tmp_path / f"{i}", i, {device: length})

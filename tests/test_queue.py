@@ -50,7 +50,7 @@ def errno_of(error: int) -> int:
 
 
 def as_tuples(requests: Any) -> list[tuple[Any, ...]]:
-    """Requests of dtype ``layout.REQUEST`` without their times of day, which the engine leaves."""
+    """Requests of dtype ``layout.REQUEST``, without the times of day, which are unset."""
     assert np.isnat(requests["time"]).all()
     rows = zip(requests.tolist(), queue_times(requests), strict=True)
     return [(*row[1:4], q2d_ns, *row[5:]) for row, q2d_ns in rows]

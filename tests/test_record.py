@@ -312,7 +312,9 @@ def test_name_that_would_hide_the_trace_is_refused(fake: type[FakeCapture], tmp_
     assert b"run exists and would be read in place of the trace" in result.stderr
 
 
-def test_link_of_another_user_is_not_followed(fake: type[FakeCapture], tmp_path: Path) -> None:
+def test_link_in_place_of_the_trace_is_not_followed(
+    fake: type[FakeCapture], tmp_path: Path
+) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"old")
     (tmp_path / "run.blktrace.0").symlink_to(target)
@@ -433,7 +435,7 @@ def test_command_prints_to_standard_error_where_records_go_to_standard_output(
     assert result.stderr.startswith(b"printed\n")
 
 
-def test_command_has_the_environment_of_record(
+def test_command_does_not_get_variables_that_blkiomon_sets_for_itself(
     fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)

@@ -40,8 +40,8 @@ class Stream:
 
     Args:
         interval_s: seconds of an interval.
-        zero_s: trace time when it begins to be read.
-        age_s: how long before that this was, by the trace's own note; None: it has no note.
+        zero_s: trace time of the first read.
+        age_s: how long before the first read that time was, by the trace's note; None: no note.
     """
 
     def __init__(self, interval_s: float, zero_s: float = UP_S, age_s: float | None = 0.0) -> None:
@@ -108,7 +108,7 @@ HOSTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("interval_s", INTERVALS)
 @pytest.mark.parametrize("host", HOSTS)
-def test_live_trace_is_live(host: str, interval_s: float) -> None:
+def test_live_trace_is_recognised(host: str, interval_s: float) -> None:
     stream = Stream(interval_s, **HOSTS[host])
     stream.live()
     assert not stream.is_recorded
@@ -140,7 +140,7 @@ def test_live_trace_that_ends_at_once_after_a_short_backlog_is_live() -> None:
     assert not stream.is_recorded_at_its_end
 
 
-def test_idle_live_trace_is_live() -> None:
+def test_idle_live_trace_is_recognised() -> None:
     stream = Stream(1.0)
     stream.pass_time(1)
     assert stream.is_due and not stream.is_recorded
@@ -157,7 +157,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("interval_s", INTERVALS)
 @pytest.mark.parametrize("trace", RECORDED)
-def test_recorded_trace_is_recorded(trace: str, interval_s: float) -> None:
+def test_recorded_trace_is_recognised(trace: str, interval_s: float) -> None:
     stream = Stream(interval_s, **RECORDED[trace])
     stream.replayed(speed=50)
     assert stream.is_recorded
@@ -266,7 +266,7 @@ def test_outputs_of_a_recorded_trace_are_waited_for() -> None:
         time.sleep(0.3)  # a reader that is slow to begin
         data = process.succeed(said=SAID.decode())
     assert expected.count(b"\n") > 3 * 64
-    assert data.endswith(expected)  # before which nothing may have come for an interval or more
+    assert data.endswith(expected)  # idle intervals may precede
 
 
 def test_bad_trace_in_held_bytes_is_reported_and_records_before_it_count() -> None:
@@ -303,7 +303,7 @@ WRITERS: dict[str, Callable[[], tuple[int, int | None]]] = {
 
 @pytest.mark.parametrize("backlog_s", [0, 5])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_live_writer_is_live(writer: str, backlog_s: int) -> None:
+def test_trace_of_a_live_writer_is_recognised(writer: str, backlog_s: int) -> None:
     """In real time; the tests above have a simulated clock."""
     now = WRITERS[writer]
     trace_ns, day_ns = now()

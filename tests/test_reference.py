@@ -188,7 +188,7 @@ def test_newcomer_beyond_age_is_itself_evicted() -> None:
     assert (ref.evicted, ref.matched, [p.time for p in ref.leftovers()]) == (1, 0, [5001])
 
 
-def test_sweep_evicts_at_its_position_at_a_cut_and_at_the_end() -> None:
+def test_sweep_evicts_every_sweep_every_records_at_a_cut_and_at_the_end() -> None:
     def pending(*records: Record) -> Reference:
         ref = Reference(as_original=True, max_age_ns=5000, sweep_every=3)
         ref.feed(encode(records))

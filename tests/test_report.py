@@ -223,7 +223,9 @@ def test_devices_are_picked_from_traces_and_json_alike(short: Path, tmp_path: Pa
             assert one.in_flight.request_ns == other.in_flight.request_ns
 
 
-def test_figures_of_b_have_no_percentiles(stats: dict[str, Path], multi: Collected) -> None:
+def test_figures_of_a_b_option_file_have_no_percentiles(
+    stats: dict[str, Path], multi: Collected
+) -> None:
     found = collect([str(stats["b"])])
     whole = multi.whole
     writes = [g for g in found.whole.groups() if (g.device, g.op) == (7 << 20 | 2, "write")]
@@ -289,7 +291,7 @@ def test_sequential_share_of_a_real_trace(multi: Collected) -> None:
 # --- numbers behind the charts --------------------------------------------------------------------
 
 
-def test_curves_add_up(multi: Collected) -> None:
+def test_curves_add_up_to_the_totals(multi: Collected) -> None:
     lines = by_operation(cells_of(multi.slices))
     assert [line.name for line in lines] == ["read", "write", "discard", "flush"]
     for line in lines:
@@ -819,7 +821,7 @@ def test_command_needs_neither_display_nor_home(short: Path, tmp_path: Path) -> 
         assert end in (tmp_path / name).read_bytes()
 
 
-def test_nothing_else_loads_matplotlib() -> None:
+def test_run_report_and_library_do_not_load_matplotlib() -> None:
     code = "import sys, blkiomon.commands.run, blkiomon.commands.report; blkiomon.Interval; "
     code += "sys.exit('matplotlib' in sys.modules)"
     assert runner.python(code).returncode == 0
@@ -881,7 +883,7 @@ def test_page_without_a_name_is_written_here_and_named(
     assert err == f"blkiomon: wrote trace.html, {size:.{1 if size < 100 else 0}f} kB\n"
 
 
-def test_page_names_what_stands_out(tmp_path: Path) -> None:
+def test_page_lists_a_stall(tmp_path: Path) -> None:
     slow = [tw.issue(3 * 10**9, 8, 4096), tw.complete(5 * 10**9, 8, 4096)]
     path = trace(tmp_path / "trace", [*pairs(500), *slow])
     assert "<li>8:0 stalled " in page_of(path)

@@ -105,7 +105,8 @@ def said(engine: Engine, end_ns: int) -> list[Any]:
     details = engine.leftovers()["record"].tolist(), engine.take_mismatches().tolist()
     return [
         tables(cut) | {"loads": b""},
-        sorted(load.tobytes() for load in cut.loads),  # else in order of first records, kept or not
+        # Sorted: their order depends on the first record of a device, also if a filter drops it.
+        sorted(load.tobytes() for load in cut.loads),
         counters,
         details[0],
         [(older[0], younger[0]) for older, younger in details[1]],

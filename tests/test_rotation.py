@@ -115,7 +115,7 @@ def test_file_that_was_not_moved_is_left_as_it_is(option: str, tmp_path: Path) -
         for number in range(1, 4):
             before = path.stat().st_size
             process.write(ONE * number)
-            until(lambda before=before: path.stat().st_size > before, "it")  # type: ignore[misc]
+            until(lambda before=before: path.stat().st_size > before)  # type: ignore[misc]
             process.signal(signal.SIGHUP)
         process.succeed()
     assert sum(sizes(path)) == 6

@@ -87,7 +87,7 @@ def test_files_are_written_at_every_boundary(tmp_path: Path) -> None:
 
 def test_interval_without_a_match_prints_nothing() -> None:
     with Running("-I", "0.05").started() as process:
-        time.sleep(0.3)
+        time.sleep(0.3)  # several intervals
         process.write(ONE)
         process.read_intervals(1)
         process.write(MISMATCH)
@@ -134,6 +134,7 @@ def test_text_and_structs_interleave_on_standard_output_as_the_originals() -> No
             output = process.succeed()
             written.append(masked(output))
     assert written[0] == written[1]
+    # Three texts, of which the first ends at the first zero byte, and three structs.
     assert len(written[1]) == 3 * 424 + written[1].index(b"\0") * 3
 
 
@@ -170,7 +171,7 @@ def test_slow_reader_gets_all_of_a_file_larger_than_any_buffer(tmp_path: Path) -
     (tmp_path / "trace").write_bytes(records)
     with (tmp_path / "trace").open("rb") as file:
         with Running("-I", LONG, "-d", "-", stdin=file).started() as process:
-            time.sleep(0.5)
+            time.sleep(0.5)  # a reader that is slow to begin
             data = process.succeed()
     assert data == records
 
@@ -197,7 +198,7 @@ def test_unreadable_input_is_reported(redirected: str) -> None:
 
 
 def test_directory_as_input_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # Python itself refuses to start in this state, and so does blkiomon.
+    # Python itself ends with 1 if standard input is a directory; run() returns 3.
     result = runner.shell(f"<{tmp_path}", "-I", "1")
     assert result.returncode == 1
     assert result.stderr
@@ -222,7 +223,7 @@ def test_input_that_does_not_block_is_read(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(reading, False)
     with Running("-I", "0.1", stdin=reading).started() as process:
-        time.sleep(0.2)
+        time.sleep(0.2)  # the input pauses
         os.write(writing, ONE)
         assert read_counts(process.read_intervals(1)) == [1]
         os.close(writing)
@@ -296,7 +297,7 @@ def test_no_space_left_is_reported_once_and_other_outputs_go_on(
         for number in range(1, 4):
             process.write(ONE + MISMATCH + encode([driver_data(number, b"x")]))
             process.read_count(b"x", number)
-            time.sleep(0.15)
+            time.sleep(0.15)  # until an interval ends
         status, _, _ = process.end()
         lines = process.stderr.splitlines()
     assert status == 1

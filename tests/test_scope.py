@@ -147,6 +147,7 @@ def test_page_of_a_view_has_its_figures_and_names(by: str, source: str, tmp_path
 
 def test_pattern_of_sectors_is_shown_for_luns_and_paths_alone() -> None:
     topology = load(f"{SLOW_PATH}.topology.json")
+    # All requests of the map, and of its two paths.
     for by, n_sampled in (("lun", 11_148), ("path", 11_180), ("port", 0), ("array", 0)):
         patterns = collect([str(SLOW_PATH)], view=view_of(topology, by)).patterns
         assert patterns is not None
@@ -197,7 +198,7 @@ def rows_of(capfd: Capture, *arguments: runner.Argument) -> dict[str, tuple[floa
         ("hba", {"wwpn1": (1.3, 1.3), "wwpn2": (2.3, 5.3)}),
     ],
 )
-def test_groups_are_paired_by_what_a_reboot_leaves(
+def test_groups_are_paired_by_names_that_a_reboot_does_not_change(
     by: str,
     expected: dict[str, tuple[float, float]],
     two_runs: tuple[Path, Path],

@@ -215,7 +215,7 @@ def test_signal_ends_the_unpacking_of_terabytes_of_padding(tmp_path: Path) -> No
         data = process.succeed(signal.SIGTERM, said=TERMINATED)
         took_s = time.monotonic() - before_s
     assert [one["total"]["requests"] for one in runner.json_lines(data)] == [1]
-    assert took_s < 5  # however busy the machine is
+    assert took_s < 5  # far more than it takes on an idle machine
 
 
 def _bytes_read(io: Path) -> int:

@@ -278,7 +278,7 @@ def test_records_are_bounded_by_bytes(pipe: tuple[int, int], said: list[str]) ->
     sink.put(Final(np.zeros(100, layout.DETAIL), Counts()))
     assert sink.dropped_records == 5 + 9  # the end is always taken
     sink.close(timeout_s=0.05)
-    assert sink.dropped_records == 5 + 9 + 1 + 4 + 3 + 101
+    assert sink.dropped_records == 5 + 9 + 1 + 4 + 3 + 101  # 100 leftovers, and the totals
     os.close(pipe[0])
     sink._thread.join(5)
 

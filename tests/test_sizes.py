@@ -17,7 +17,7 @@ from blkiomon._core import Engine
 from blkiomon.engine import layout
 
 MIB = 1 << 20
-MOST_KNOWN = 2**128 * 64**2 // 65**2
+MOST_KNOWN = 2**128 * 64**2 // 65**2  # as sums of squares have 128 bits, and bins 1/64
 EDGES = [0, 1, 511, 512, 513, MIB - 512, MIB - 1, MIB, MIB + 1, MIB + 512, 2**31, 2**32 - 1]
 
 
@@ -82,7 +82,7 @@ def test_one_size_alone_is_exact(size: int) -> None:
     assert len(engine.snapshot().size_bins) == 0
 
 
-def test_every_size_that_is_counted_by_itself_and_its_neighbours() -> None:
+def test_sizes_of_up_to_2049_sectors_and_their_neighbours_are_exact() -> None:
     requests = [(7, 512 * n, 1) for n in range(2050)]
     requests += [(8, 512 * n + off, 1) for n in range(1, 2050, 13) for off in (-1, 1)]
     engine = Engine(max_age_ns=2**64 - 1)

@@ -210,7 +210,7 @@ def test_collecting_slow_requests_changes_no_figures() -> None:
     assert as_tuples(slow["request"]) == as_tuples(requests[requests["d2c_ns"] > 500])
 
 
-def test_slow_requests_are_not_asked_for_by_default() -> None:
+def test_slow_requests_are_not_collected_by_default() -> None:
     engine = Engine()
     engine.set_slow_ns(0)
     engine.feed(tw.encode([tw.issue(1, 8, 512), tw.complete(5001, 8, 512)]))

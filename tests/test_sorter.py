@@ -126,7 +126,7 @@ def test_records_are_held_for_the_stated_time() -> None:
 
 
 def test_crossing_flushes_in_a_pipe_are_paired() -> None:
-    # What is read first is in order; what came out of order before the clock is chosen is sorted.
+    # Records that come before the clock is chosen are sorted once it is.
     with Running("-I", "0.1", "--json", "-", "--clock", "auto") as running:
         running.write(encode(CROSSING))
         running.close_input()

@@ -231,7 +231,7 @@ def test_library_has_the_time_of_the_first_issue() -> None:
     assert requests["d2c_ns"].tolist() == [MS, MS]
 
 
-def test_original_does_not_pair_requests_of_several_steps() -> None:
+def test_as_original_ignores_requeues_and_takes_the_first_completion() -> None:
     engine = Engine(as_original=True)
     records = [issue(MS, 8, 4096), requeue(2 * MS, 8, 4096), issue(3 * MS, 8, 4096)]
     engine.feed(encode([*records, complete(4 * MS, 8, 0), complete(5 * MS, 8, 4096)]))

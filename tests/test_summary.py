@@ -142,7 +142,7 @@ def test_ctrl_c_ends_the_writer_of_a_pipe_and_the_second_one_the_summary() -> No
         assert process.wait() == -signal.SIGINT
 
 
-def test_file_of_b_has_no_percentiles(tmp_path: Path) -> None:
+def test_file_of_the_b_option_has_no_percentiles(tmp_path: Path) -> None:
     assert runner.call("-I1", "-h", os.devnull, "-b", tmp_path / "stats", MULTI).returncode == 0
     result = runner.call(tmp_path / "stats")
     assert (result.returncode, b"hold no percentiles" in result.stderr) == (0, True)

@@ -31,7 +31,7 @@ def completed(issues: streams.Records) -> streams.Records:
 
 @pytest.mark.parametrize("pattern", ["ascending", "random", "same low bits"])
 def test_every_entry_is_found_after_growing(pattern: str) -> None:
-    """Adds and removes at random, until a rehash returns pages of the old table as it goes."""
+    """Adds and removes at random, until a rehash frees the pages of the old table one by one."""
     rng = np.random.default_rng(len(pattern))
     n = 120_000
     numbers = np.arange(1, n + 1, dtype="u8")
@@ -65,7 +65,7 @@ def test_every_entry_is_found_after_growing(pattern: str) -> None:
 
 
 def test_releasing_many_groups_at_once_keeps_the_table_right() -> None:
-    n = 400_000  # 4,096 groups are 61,440 slots
+    n = 400_000  # far more than the 61,440 slots of 4,096 groups
     rng = np.random.default_rng(1)
     issues = records_of(rng.permutation(n).astype("u8") * np.uint64(8), np.arange(n, dtype="u8"))
     engine = Engine(max_age_ns=2**64 - 1)

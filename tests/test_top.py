@@ -346,6 +346,7 @@ def test_pause_end_and_messages_are_shown() -> None:
 
 def test_help_fits_the_smallest_usual_terminal() -> None:
     shown = frame(interval(BUSY), look=Look().after("?"))
+    # "…" marks a cut line; but the help itself has "p50 … max".
     assert not any("…" in line and "p50 …" not in line for line in shown)
     assert any("the whole run, or the latest interval" in line for line in shown)
     assert shown[-1].startswith("q quit")
@@ -602,6 +603,7 @@ def test_heat_map_shows_latencies_of_a_device_over_time() -> None:
     seen = [interval(requests(SDB, "read", 9, t * MS, s * S), s) for s, t in enumerate((1, 1, 80))]
     shown = frame(*seen, look=Look(detail=("device", SDB)), width=100)
     cells = [line for line in shown if "█" in line and "ms" in line and "sdb" not in line]
+    # Of the 90 cells, 30 are of the slow interval, 60 of the two fast ones.
     (high, low) = (line for line in cells if "most" not in line and "below" not in line)
     assert len(high.split("█")) - 1 == 30 and high.rstrip().endswith("█")
     assert len(low.split("█")) - 1 == 60 and low.startswith(" 1.00ms ")

@@ -50,6 +50,7 @@ class Tmux:
         what = ["-c", python] if python else ["-m", "blkiomon"]
         words = shlex.join([sys.executable, *what, *map(str, arguments)])
         script = self._directory / "script"
+        (self._directory / "pid").unlink(missing_ok=True)
         script.write_text(f"clear\necho $$ >pid.new; mv pid.new pid\nexec {words} <{stdin}\n")
         self.type("sh script; echo status $?", "Enter")
 

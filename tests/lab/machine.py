@@ -38,7 +38,7 @@ def sh(*command: object, **options: Any) -> str:
 
 
 class Forked:
-    """blkiomon in a process forked from this one. Has the methods of ``subprocess.Popen``."""
+    """blkiomon in a process forked from this one. Has some methods of ``subprocess.Popen``."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._directory = tempfile.TemporaryDirectory(dir=WORK)
@@ -298,7 +298,7 @@ class Fio:
             **({} if {"io_size", "runtime"} & options.keys() else {"number_ios": 400}),
             "randrepeat": 1,
             "continue_on_error": "all",
-            "ignore_error": "5:61,5:61",  # EIO and ENODATA: counted, and not ended by
+            "ignore_error": "5:61,5:61",  # EIO and ENODATA: fio counts them and goes on
             "output-format": "json",
             **options,
         }

@@ -23,7 +23,7 @@ BLOCK = Path("/sys/block")
 ISCSI_TARGET = "iqn.2026-11.example.lab:array1"
 NVME_SUBSYSTEM = "nqn.2026-11.example.lab:nvme:array1"
 NVME_HOST_ID = "6f1c5c0e-3a1b-4b6e-9d0a-5f2e8c7b9a10"
-"""Without it, nvme takes a name that does not go with the ID that the kernel takes."""
+"""Without it, nvme-cli takes a host NQN that does not match the kernel's host ID."""
 
 MULTIPATH_CONF = """
 defaults {
@@ -120,7 +120,7 @@ def raise_portals() -> None:
 
 
 def disturb(portal: str, *netem: str) -> None:
-    """Delay or lose what goes to a portal (``delay 20ms``); nothing restores it."""
+    """Delay or lose what goes to a portal (``delay 20ms``); without ``netem``, restore it."""
     band = PORTALS.index(portal) + 4
     kind = ["netem", *netem] if netem else ["pfifo"]
     handle = f"{band}{1 if netem else 0}:"
@@ -419,7 +419,7 @@ def tcm_loop() -> Iterator[Stack]:
         try:
             yield Stack.of(device, host_of, slaves(device))
         finally:
-            # The disks go with their links: a target whose disk is gone keeps its nexus.
+            # Removing the links removes the disks. A target whose disk is gone keeps its nexus.
             flush_maps()
 
 

@@ -427,7 +427,7 @@ def mapped_nvme() -> Run:
         return run
 
 
-def test_nvme_by_device_mapper(
+def test_nvme_by_device_mapper_stall_is_found_and_reads_equal_those_of_fio(
     mapped_nvme: Run, note: Callable[[str], None], compare: Compare
 ) -> None:
     devices = json.loads(mapped_nvme.said["topology"])

@@ -224,9 +224,9 @@ def find(sources: Iterable[str], host: str | None = None) -> Found:
                 else f"its path does not match the host pattern {host}"
             )
             failures[name] = Failure(name, why_not)
-        elif any("\ud800" <= c <= "\udfff" for c in match["host"]):
-            # Readers of datasets fail at a folder of that name.
-            failures[name] = Failure(name, "its host is not UTF-8")
+        elif any("\ud800" <= c <= "\udfff" for c in name):
+            # Neither Parquet nor a folder of a dataset can have that name.
+            failures[name] = Failure(name, "its path is not UTF-8")
         else:
             traces.append(replace(trace, host=match["host"]))
     return Found(traces, list(failures.values()), finder.notes())
