@@ -142,7 +142,7 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
-        by: one of ``views.BY``. In a view, the numbers of its groups take the place of device
+        by: one of ``interval.views.BY``. In a view, the numbers of its groups take the place of device
             numbers.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
         not_in_total: numbers of devices that the total leaves out, as their requests count on
