@@ -102,7 +102,7 @@ slowest comes first. ! and red: 100 ms or more, errors, findings; ^: 10 ms.
 worst        p99 of the slowest operation, or age of the oldest request
 IOPS, MB/s   requests that completed in the interval
 p50 … max    from issue to completion; half of them took no longer than p50
-flight       requests without a completion when the interval ended
+flight       requests in flight when the interval ended; aqu-sz: on average
 err, requeue since the start: failed, given back by the kernel; ! just now
 history      highest p99, whole run; ▁ below 100 µs, x3.2 a step, █ 100 ms
 waiting      nothing completed, and something is in flight (idle: neither)
@@ -335,7 +335,7 @@ def _columns(width: int, has_requeues: bool, by: str) -> list[ScreenColumn]:
         _of_group("oldest", lambda g: g.in_flight.oldest_ns or None if g.in_flight else None, 90),
         ScreenColumn("err", 4, _errors, 72, is_sortable=False),
         ScreenColumn("busy", 5, _load(lambda load: load.busy_fraction, share_cell), 136),
-        ScreenColumn("queue", 6, _load(lambda load: load.mean, count_cell), 146),
+        ScreenColumn("aqu-sz", 6, _load(lambda load: load.mean, count_cell), 146),
         _of_group("q2d", lambda g: g.q2d_ns.percentile(99) if g.q2d_ns else None, 156),
     ]
     if has_requeues:

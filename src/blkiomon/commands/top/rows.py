@@ -57,7 +57,7 @@ SORTS: dict[str, Callable[[Columns], Any]] = {
     "flight": lambda c: c.in_flight.end if c.in_flight else [],
     "oldest": lambda c: c.in_flight.oldest_ns if c.in_flight else [],
     "busy": lambda c: c.in_flight.busy_ns if c.in_flight else [],
-    "queue": lambda c: c.in_flight.request_ns if c.in_flight else [],
+    "aqu-sz": lambda c: c.in_flight.request_ns if c.in_flight else [],
     "q2d": lambda c: c.q2d_ns.percentiles[:, P99] if c.q2d_ns else [],
 }
 """The figure of each group by which a column sorts; an empty list: unknown."""
