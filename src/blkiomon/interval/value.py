@@ -142,8 +142,8 @@ class Interval:
             cover all records.
         named_ns: set by merging. Maps each pid whose name came from an earlier interval to the end
             of that interval.
-        by: one of ``interval.views.BY``. In a view, the numbers of its groups take the place of device
-            numbers.
+        by: one of ``interval.views.BY``. In a view, the numbers of its groups take the place of
+            device numbers.
         maps: in a view by path, the multipath maps that were traced. Totals leave them out.
         not_in_total: numbers of devices that the total leaves out, as their requests count on
             another device: paths of a map, volumes on disks. Empty if that is not known.
