@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import runner
 from intervals import Io, interval_of
 from test_views import ARRAYS, HOST, S, number
 
-from blkiomon.commands import run, views
+from blkiomon.commands import run, san, views
 from blkiomon.commands.config import Config
 from blkiomon.commands.report.findings import findings
 from blkiomon.commands.san import Tracker, changes, of_run
@@ -603,3 +605,24 @@ def test_drop_in_reads_no_topology(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = OutputSettings({"human": "-", "binary": "b"})
     for files in ((), (str(SLOW_PATH),)):
         assert run._tracker(Config(files=files, interval_s=1.0, outputs=outputs)) is None
+
+
+@pytest.mark.parametrize(("most_share", "wait_s"), [(1.0, 1.0), (0.02, 5.0)])
+def test_looking_for_changes_takes_a_limited_share_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch, most_share: float, wait_s: float
+) -> None:
+    now_s = itertools.count(0.0, 0.1)  # each look takes 0.1 s of CPU time
+    monkeypatch.setattr(time, "thread_time", lambda: next(now_s))
+    monkeypatch.setattr(san, "refresh_topology", lambda topology: topology)
+    tracker = Tracker(HOST, "device")
+    waits: list[float] = []
+
+    def wait(timeout: float) -> bool:
+        waits.append(round(timeout, 3))
+        return len(waits) == 3
+
+    monkeypatch.setattr(tracker._has_ended, "wait", wait)
+    tracker.follow(1.0, most_share)
+    assert tracker._thread is not None
+    tracker._thread.join()
+    assert waits == [1.0, wait_s, wait_s]

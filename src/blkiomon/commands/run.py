@@ -68,6 +68,9 @@ LOOK_S = 1.0
 LEAST_REFRESH_S = 1.0
 """Changes of the topology are looked for once an interval, and not more often than this."""
 
+MOST_REFRESH_SHARE = 0.02
+"""Of a processor, for looking for changes, unless a person watches or asks for a view."""
+
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
 
@@ -460,7 +463,9 @@ def _run(
         complain(f"{originals}: only {', '.join(config.selection.ops)} requests count (--op)")
     is_piped = source is None and capture is None
     if tracker is not None and capture is not None:
-        tracker.follow(max(config.interval_s, LEAST_REFRESH_S))
+        is_asked = config.is_watched or config.by != "device" or config.topology is not None
+        share = 1.0 if is_asked else MOST_REFRESH_SHARE
+        tracker.follow(max(config.interval_s, LEAST_REFRESH_S), share)
     pipeline = Pipeline(
         config,
         outputs,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -874,10 +875,15 @@ class Tracker:
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def follow(self, refresh_s: float) -> None:
-        """Look for changes of this host so often, in a thread of its own, until ``close``."""
+    def follow(self, refresh_s: float, most_share: float = 1.0) -> None:
+        """Look for changes of this host so often, in a thread of its own, until ``close``.
+
+        Args:
+            refresh_s: time between two looks.
+            most_share: look less often if this takes more than that share of a processor.
+        """
         self._thread = threading.Thread(
-            target=self._refresh, args=(refresh_s,), name="topology", daemon=True
+            target=self._refresh, args=(refresh_s, most_share), name="topology", daemon=True
         )
         self._thread.start()
 
@@ -887,11 +893,14 @@ class Tracker:
         if self._thread is not None:
             self._thread.join()
 
-    def _refresh(self, refresh_s: float) -> None:
+    def _refresh(self, refresh_s: float, most_share: float) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while not self._has_ended.wait(refresh_s):
+        wait_s = refresh_s
+        while not self._has_ended.wait(wait_s):
+            begun_s = time.thread_time()
             with suppress(OSError):  # without sysfs, the topology stays as it is
                 self.topology = refresh_topology(self.topology)
+            wait_s = max(refresh_s, (time.thread_time() - begun_s) / most_share)
 
     def __call__(self, interval: Interval) -> Interval:
         """The interval with findings, as a view if one is wanted."""
