@@ -2,7 +2,8 @@
 
 Sends records through a pipe in real time: ten devices, 8,192 requests outstanding. Every few
 seconds, one device disappears and a new one appears. The records sent are compared with the sums of
-the program's JSON Lines. With --stall, one more output goes to a FIFO of 4 KiB that nobody reads.
+the program's JSON Lines. With --stall, another output writes to a FIFO of 4 KiB that no program
+reads.
 
 With --capture, fio reads from a disk in memory as fast as it can, and the program captures that, as
 root. The requests that the program counts and reports as lost are compared with fio's reads.
@@ -323,7 +324,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600, help="duration (default: an hour)")
     parser.add_argument("--rate", type=int, default=2_000_000, help="records a second")
     parser.add_argument("--interval", type=float, default=1, help="-I of the run, in seconds")
-    parser.add_argument("--stall", action="store_true", help="add an output that nobody reads")
+    help_of_stall = "add an output to a FIFO that no program reads"
+    parser.add_argument("--stall", action="store_true", help=help_of_stall)
     parser.add_argument("--capture", action="store_true", help="capture a load of fio, as root")
     given = parser.parse_args()
     if given.capture:

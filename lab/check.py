@@ -199,7 +199,7 @@ def check(directory: Path, scenario: str) -> tuple[str, bool]:
 
 
 def prepare(kernel: str) -> None:
-    """Download what is missing; ends the program if that fails."""
+    """Download a kernel and the tools, unless they are there; exit if that fails."""
     if subprocess.run([MACHINE, "prepare", kernel], check=False).returncode:
         sys.exit(1)  # and it has said why
 

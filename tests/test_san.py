@@ -26,6 +26,8 @@ from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Interval, merge
+from blkiomon.interval.views import View
+from blkiomon.outputs import destinations
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.sources import capture
 from blkiomon.sources.topology import Topology, Transport
@@ -626,3 +628,20 @@ def test_looking_for_changes_takes_a_limited_share_of_a_processor(
     assert tracker._thread is not None
     tracker._thread.join()
     assert waits == [1.0, wait_s, wait_s]
+
+
+@pytest.mark.parametrize(("is_of_this_host", "name"), [(True, "sdz"), (False, None)])
+def test_device_that_came_after_the_topology_has_its_name_on_this_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_of_this_host: bool, name: str | None
+) -> None:
+    monkeypatch.setattr(destinations, "DeviceNames", lambda: {number("65:144"): "sdz"}.get)
+    outputs = destinations.open_outputs(
+        OutputSettings({"json": str(tmp_path / "json")}, names=True),
+        print,
+        view=View(HOST, "device"),
+        is_of_this_host=is_of_this_host,
+    )
+    outputs.put(interval_of([*load("8:0", 1, 1), *load("65:144", 1, 1)], 0, S))
+    outputs.close()
+    devices = json.loads((tmp_path / "json").read_text())["devices"]
+    assert {d["device"]: d["name"] for d in devices} == {"8:0": "sda", "65:144": name}

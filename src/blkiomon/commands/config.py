@@ -68,6 +68,11 @@ class Config(NamedTuple):
         return self.screen or self.outputs.need("slow requests")
 
     @property
+    def asks_for_topology(self) -> bool:
+        """Whether an option names a topology, or a view that needs one."""
+        return self.by != "device" or self.topology is not None
+
+    @property
     def is_drop_in(self) -> bool:
         """Whether the original has all outputs of this run."""
         return not self.is_watched and self.outputs.are_original

@@ -463,7 +463,7 @@ def _run(
         complain(f"{originals}: only {', '.join(config.selection.ops)} requests count (--op)")
     is_piped = source is None and capture is None
     if tracker is not None and capture is not None:
-        is_asked = config.is_watched or config.by != "device" or config.topology is not None
+        is_asked = config.is_watched or config.asks_for_topology
         share = 1.0 if is_asked else MOST_REFRESH_SHARE
         tracker.follow(max(config.interval_s, LEAST_REFRESH_S), share)
     pipeline = Pipeline(
@@ -552,8 +552,7 @@ def _tracker(config: Config) -> Tracker | None:
         SourceError: the topology is needed and cannot be read.
     """
     is_live = bool(config.trace)
-    is_asked = config.by != "device" or config.topology is not None
-    if not is_asked and (config.is_drop_in or not (is_live or config.files)):
+    if not config.asks_for_topology and (config.is_drop_in or not (is_live or config.files)):
         return None
     from blkiomon.commands.views import find_topology
 

@@ -197,7 +197,7 @@ def _disk_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
 
 
 def _volume_rows(devices: dict[str, Device]) -> Iterator[TreeRow]:
-    """What is made of other devices; maps and heads of an array are shown with it."""
+    """Devices made of others, except maps and NVMe heads: these are shown with their array."""
     for device in devices.values():
         is_lun = device.array is not None or device.kind == "nvme-head"
         if is_lun or not (device.made_of or device.kind == "multipath"):

@@ -1,7 +1,7 @@
 """Tables for pandas and the like: intervals, and requests.
 
-Intervals are one tidy table: a row per interval, device and operation. Most columns are those of
-Parquet files; the histogram and ``_LEFT_OUT`` are missing. There are no totals, so that sums and
+Intervals are one tidy table: a row per interval, device and operation. Its columns are those of
+Parquet files, except the histogram and ``_LEFT_OUT``. The table has no totals, so that sums and
 groups are right. Counts and times are signed, so that differences are right. Unknown values are
 null or NaN.
 """

@@ -154,8 +154,8 @@ def judged_together(
 ) -> list[DeviceChanges]:
     """With intervals that contain all true changes together with 95 % confidence.
 
-    They are wider by as much on both sides: there are too few draws so far out to tell the sides
-    apart.
+    Each interval is widened by one factor, upwards and downwards alike: the draws are too few to
+    estimate two factors.
     """
     n = sum(change.verdict != TOO_LITTLE for row in rows for change in row.changes)
     independent = [of_side.n_independent for of_side in _draws(a, b)]
