@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import goldenfiles
+import programs
 import pytest
 import runner
 from quirks import ONE
@@ -324,6 +325,7 @@ def test_our_own_file_in_a_public_directory_is_written_anew(public: Path) -> Non
 
 @root_only
 def test_user_other_than_root_follows_links_as_the_kernel_allows(public: Path) -> None:
+    programs.require_public_checkout()
     os.chown(public.parent / "precious", NOBODY, NOBODY)
     (public / "out").symlink_to(public.parent / "precious")
     os.chown(public / "out", NOBODY, NOBODY, follow_symlinks=False)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import programs
 import pytest
 import runner
 from quirks import ONE
@@ -37,6 +38,7 @@ def of_all_threads(pid: int, field: str) -> set[str]:
 
 @root_only
 def test_all_threads_change_user_before_the_first_byte_is_read(tmp_path: Path) -> None:
+    programs.require_public_checkout()
     options = ("-I", "0.1", "-b", tmp_path / "out.bin", "--json", "-", "--openmetrics", "0")
     with Running(*options, "--user", f"{NOBODY}:{NOBODY}").started() as process:
         pid = process.process.pid
