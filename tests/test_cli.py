@@ -263,6 +263,39 @@ def test_version_help_and_usage_errors_import_neither_numpy_nor_engine(
     assert b"blkiomon._core" not in result.stderr
 
 
+# Prints whether numpy has been loaded, at the first read and after it.
+READS = """
+import os, sys
+from blkiomon.commands import cli
+readv = os.readv
+def read(fd, buffers):
+    print("ndarray" in vars(sys.modules["numpy"]))
+    return readv(fd, buffers)
+os.readv = read
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [(["-h"], ["False", "True"]), (["-b"], ["False", "True"]), (["--json"], ["True", "True"])],
+    ids=lambda value: value[0],
+)
+def test_drop_in_begins_to_read_before_it_loads_numpy(
+    arguments: list[str], loaded: list[str], tmp_path: Path
+) -> None:
+    done = runner.python(READS, "-I", "1000", *arguments, tmp_path / "out", stdin=ONE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split() == loaded
+    assert (tmp_path / "out").stat().st_size
+
+
+def test_drop_in_loads_numpy_while_it_waits_for_the_first_record() -> None:
+    with runner.Running("-I", "1000").started() as running:
+        maps = Path(f"/proc/{running.process.pid}/maps")
+        runner.until(lambda: "_multiarray_umath" in maps.read_text(), "numpy to be loaded")
+
+
 @pytest.mark.parametrize("option", ["-V", "--help"])
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
 def test_version_and_help_fail_without_room_to_print_them(option: str, output: str) -> None:

@@ -21,7 +21,7 @@
 
 Each part begins with its contract: what it does, with which technique, and who may call it.
 Kernels are `noexcept nogil` functions on one State and never allocate. This file owns the memory,
-in numpy arrays, and makes room for a whole batch before the kernels run on it.
+and makes room for a whole batch before the kernels run on it.
 """
 
 cimport cython
@@ -29,7 +29,7 @@ from libc.math cimport NAN
 from libc.stdint cimport (
     INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t,
 )
-from libc.stdlib cimport qsort
+from libc.stdlib cimport calloc, free, qsort
 from libc.string cimport memcpy, memmove, memset
 
 from blkiomon.engine.types cimport *
@@ -65,19 +65,37 @@ cdef void *address(array) except? NULL:
     return &view[0]
 
 
-cdef uint8_t *allocate(dict arrays, name, uint64_t n_bytes) except NULL:
-    """Zeroed memory, aligned to a cache line: a numpy array that becomes arrays[name]."""
-    array = np.zeros(n_bytes + 64, dtype=np.uint8)
-    arrays[name] = array
-    cdef uint8_t[::1] view = array
-    return <uint8_t *> ((<uintptr_t> &view[0] + 63) & ~<uintptr_t> 63)
+@cython.final
+cdef class Memory:
+    """Zeroed memory, aligned to a cache line."""
+
+    cdef void *allocated
+    cdef uint8_t *at
+
+    def __cinit__(self, size_t n_bytes):
+        self.allocated = calloc(n_bytes + 64, 1)
+        if self.allocated == NULL:
+            raise MemoryError
+        self.at = <uint8_t *> ((<uintptr_t> self.allocated + 63) & ~<uintptr_t> 63)
+        if n_bytes >= HUGE_BYTES:
+            use_huge_pages(self.at, self.at + n_bytes)
+
+    def __dealloc__(self):
+        free(self.allocated)
+
+
+cdef uint8_t *allocate(dict memory, name, uint64_t n_bytes) except NULL:
+    """Allocate Memory that becomes memory[name]; returns its address."""
+    cdef Memory new = Memory(n_bytes)
+    memory[name] = new
+    return new.at
 
 
 cdef uint8_t *enlarge(
-    dict arrays, name, const void *old, uint64_t used, uint64_t wanted
+    dict memory, name, const void *old, uint64_t used, uint64_t wanted
 ) except NULL:
     """Allocate `wanted` bytes that begin with the `used` bytes at old."""
-    cdef uint8_t *new = allocate(arrays, name, wanted)
+    cdef uint8_t *new = allocate(memory, name, wanted)
     if used:
         memcpy(new, old, used)
     return new
@@ -115,6 +133,7 @@ cdef struct Buffer:                             # a part of State that grows bet
     uint64_t limit                              # most elements ever in use
 
 cdef enum:
+    HUGE_BYTES = 1 << 22                        # from here on, huge pages save look-ups of pages
     MOST_BUFFERS = 16
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
@@ -132,7 +151,7 @@ cdef class Engine:
     cdef State s
     cdef Batch batch
     cdef uint64_t busy                          # 1 while a thread is inside a method: see _enter()
-    cdef dict _arrays                           # name -> the numpy array behind a State pointer
+    cdef dict _memory                           # name -> the Memory behind a State pointer
     cdef Buffer buffers[MOST_BUFFERS]
     cdef int n_buffers
     cdef list _buffer_names
@@ -185,7 +204,7 @@ cdef class Engine:
         self._set_seed(int.from_bytes(os.urandom(16), "little"))
         self.resync = resync
         self.swap = -1
-        self._arrays = {}
+        self._memory = {}
         self._buffer_names = []
         self._skips = []
         self._names = {}
@@ -243,8 +262,8 @@ cdef class Engine:
         self._leave()
         return 0
 
-    # -- memory. New arrays go to a copy of _arrays, which replaces it at the end; a single one goes
-    # to _arrays itself. If memory is short, the engine is unchanged.
+    # -- memory. New Memory goes to a copy of _memory, which replaces it at the end; a single one
+    # goes to _memory itself. If memory is short, the engine is unchanged.
 
     cdef int _add_buffer(
         self, name, Growth growth, void *at, const uint64_t *used, uint64_t *room, size_t size,
@@ -302,7 +321,7 @@ cdef class Engine:
         cdef uint32_t new = seen & CAT_BUFFERED & ~self.buffered
         if new & CAT_ZONE_APPEND:
             s.appends = <ZoneAppend *> allocate(
-                self._arrays, "appends", MOST_APPENDS * sizeof(ZoneAppend)
+                self._memory, "appends", MOST_APPENDS * sizeof(ZoneAppend)
             )
         if new & CAT_QUEUE:
             self._add_table("queued", &s.queued, s.max_pending)
@@ -349,7 +368,7 @@ cdef class Engine:
         while min(s.pending.used + BATCH, s.max_pending) > s.pending.room:
             self._grow_table("pending", &s.pending)
         if s.pending.used + BATCH > s.max_pending and s.ages == NULL:
-            s.ages = <uint32_t *> allocate(self._arrays, "ages", MOST_AGES * sizeof(uint32_t))
+            s.ages = <uint32_t *> allocate(self._memory, "ages", MOST_AGES * sizeof(uint32_t))
         if s.devices_end + BATCH > s.devices_room and s.devices_room <= s.max_devices:
             self._grow_devices(2 * s.devices_room)
         if cpu_bits(cpus, s.devices_room) > s.cpu_shift:
@@ -366,7 +385,7 @@ cdef class Engine:
 
     cdef int _grow(self, name, const Buffer *buffer, uint64_t wanted) except -1:
         """Make a buffer larger: at least twice as large if it is an array."""
-        cdef dict arrays
+        cdef dict memory
         cdef uint64_t i
         cdef uint64_t had = buffer.room[0]
         cdef uint64_t room = max(wanted, 2 * had, <uint64_t> 8 * BATCH)
@@ -378,28 +397,28 @@ cdef class Engine:
             return self._grow_processes()
         if room > <uint64_t> 1 << 32 and buffer.size > 1:
             raise MemoryError(f"too many {name}: the limit is 2^32")
-        arrays = dict(self._arrays)
+        memory = dict(self._memory)
         if buffer.growth == GROW_POINTERS:
-            new = allocate(arrays, f"{name} from {had}", (room - had) * buffer.size)
+            new = allocate(memory, f"{name} from {had}", (room - had) * buffer.size)
             elements[0] = enlarge(
-                arrays, name, elements[0], had * sizeof(void *), room * sizeof(void *)
+                memory, name, elements[0], had * sizeof(void *), room * sizeof(void *)
             )
             for i in range(had, room):
                 (<void **> elements[0])[i] = new + (i - had) * buffer.size
         else:
             i = had if buffer.growth == GROW_FREE_LIST else min(buffer.used[0], had)
-            elements[0] = enlarge(arrays, name, elements[0], i * buffer.size, room * buffer.size)
+            elements[0] = enlarge(memory, name, elements[0], i * buffer.size, room * buffer.size)
             if buffer.growth == GROW_FREE_LIST:     # `had` was the end of the list
                 for i in range(had, room):
                     self.s.stored[i].stored_order = i + 1
         buffer.room[0] = room
-        self._arrays = arrays
+        self._memory = memory
         return 0
 
     cdef int _grow_table(self, name, Table *t) except -1:
         """Move the entries of a table to a new one, which is larger by half."""
         cdef uint64_t n_groups = t.n_groups + max(32, t.n_groups // 2)
-        cdef dict arrays = dict(self._arrays)
+        cdef dict memory = dict(self._memory)
         cdef Table old = t[0]
         cdef Table new
         new.n_groups = n_groups
@@ -407,39 +426,39 @@ cdef class Engine:
         new.room = n_groups * MOST_IN_GROUP
         if n_groups * GROUP > <uint64_t> 1 << 32:
             raise MemoryError(f"too many {name} records: a table has at most 2^32 slots")
-        new.groups = <Group *> allocate(arrays, f"{name} groups", n_groups * sizeof(Group))
+        new.groups = <Group *> allocate(memory, f"{name} groups", n_groups * sizeof(Group))
         # One more: pair_records() reads slot GROUP of a group before it rejects it.
         new.slots = <Pending *> allocate(
-            arrays, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
+            memory, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
         )
         t[0] = new
         with nogil:
             rehash(&self.s, t, &old)
-        self._arrays = arrays
+        self._memory = memory
         return 0
 
     cdef int _grow_devices(self, uint64_t wanted) except -1:
         """Make room for the wanted number of devices, at most max_devices, and NO_DEVICE."""
         cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
+        cdef dict memory = dict(self._memory)
         cdef uint64_t i
         cdef uint64_t had = s.devices_room
         cdef uint64_t room = 1 + min(wanted, s.max_devices)
         cdef Device *devices = <Device *> enlarge(
-            arrays, "devices", s.devices, had * sizeof(Device), room * sizeof(Device)
+            memory, "devices", s.devices, had * sizeof(Device), room * sizeof(Device)
         )
         cdef Load *loads = <Load *> enlarge(
-            arrays, "loads", s.loads, had * sizeof(Load), room * sizeof(Load)
+            memory, "loads", s.loads, had * sizeof(Load), room * sizeof(Load)
         )
         cdef InFlightIntegral *integrals = <InFlightIntegral *> enlarge(
-            arrays, "integrals", s.integrals,
+            memory, "integrals", s.integrals,
             had * sizeof(InFlightIntegral), room * sizeof(InFlightIntegral),
         )
         cdef unsigned int map_bits = (2 * int(room) - 1).bit_length()
         cdef DeviceSlot *device_map = <DeviceSlot *> allocate(
-            arrays, "map", sizeof(DeviceSlot) << map_bits
+            memory, "map", sizeof(DeviceSlot) << map_bits
         )
-        self._place_sequences(arrays, room, min(s.cpu_shift, cpu_bits(<uint32_t> -1, room)))
+        self._place_sequences(memory, room, min(s.cpu_shift, cpu_bits(<uint32_t> -1, room)))
         s.devices = devices
         s.loads = loads
         s.integrals = integrals
@@ -450,22 +469,22 @@ cdef class Engine:
         for i in range(1, s.devices_end):
             if devices[i].in_use:
                 map_device(s, devices[i].number, <uint32_t> i)
-        self._arrays = arrays
+        self._memory = memory
         return 0
 
     cdef int _grow_sequences(self, cpus) except -1:
         """Make room for the sequence numbers of all CPUs up to `cpus`, on every device."""
-        cdef dict arrays = dict(self._arrays)
-        self._place_sequences(arrays, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
-        self._arrays = arrays
+        cdef dict memory = dict(self._memory)
+        self._place_sequences(memory, self.s.devices_room, cpu_bits(cpus, self.s.devices_room))
+        self._memory = memory
         return 0
 
-    cdef int _place_sequences(self, dict arrays, uint64_t devices, unsigned int shift) except -1:
+    cdef int _place_sequences(self, dict memory, uint64_t devices, unsigned int shift) except -1:
         """Allocate sequence numbers for 2^shift CPUs of each device."""
         cdef State *s = &self.s
         cdef uint64_t i
         cdef uint32_t *new = <uint32_t *> allocate(
-            arrays, "sequences", (devices << shift) * sizeof(uint32_t)
+            memory, "sequences", (devices << shift) * sizeof(uint32_t)
         )
         for i in range(1, s.devices_end):
             memcpy(
@@ -479,26 +498,26 @@ cdef class Engine:
     cdef int _spill(self) except -1:
         """Make room for the 64-bit counters, and call spill()."""
         cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
+        cdef dict memory = dict(self._memory)
         cdef size_t block = BLOCK * sizeof(uint64_t)
         if s.spilled_room < s.blocks_room:
             s.spilled = <uint64_t *> enlarge(
-                arrays, "spilled", s.spilled, s.n_spilled * block, s.blocks_room * block
+                memory, "spilled", s.spilled, s.n_spilled * block, s.blocks_room * block
             )
             s.spilled_room = s.blocks_room
-            self._arrays = arrays
+            self._memory = memory
         with nogil:
             spill(s)
         return 0
 
     cdef int _grow_processes(self) except -1:
         cdef State *s = &self.s
-        cdef dict arrays = dict(self._arrays)
+        cdef dict memory = dict(self._memory)
         cdef uint64_t i, at
         cdef uint64_t had = s.process_mask + 1 if s.processes != NULL else 0
         cdef uint64_t n = max(1024, 4 * had)    # a power of two
         cdef const Process *old = s.processes
-        s.processes = <Process *> allocate(arrays, "processes", n * sizeof(Process))
+        s.processes = <Process *> allocate(memory, "processes", n * sizeof(Process))
         s.process_mask = n - 1
         s.processes_room = n // 2
         for i in range(had):
@@ -507,7 +526,7 @@ cdef class Engine:
                 while s.processes[at].requests != 0:
                     at = (at + 1) & s.process_mask
                 s.processes[at] = old[i]
-        self._arrays = arrays
+        self._memory = memory
         return 0
 
     cdef int _take_names(self) except -1:
@@ -892,6 +911,7 @@ cdef class Engine:
         cdef uint64_t n, i
         cdef uint64_t found
         cdef Hanging *hanging
+        cdef Memory memory
         cdef Slow *rows
         if not s.keep_slow:
             raise ValueError("made without keep_slow")
@@ -900,14 +920,13 @@ cdef class Engine:
             with nogil:
                 found = find_hanging(s, before_ns, NULL)
             n = min(found, most)
-            memory = table(found * sizeof(Hanging), np.uint8)
+            memory = Memory(found * sizeof(Hanging))
             taken = table(n, layout.SLOW)
-            hanging = <Hanging *> address(memory)
+            hanging = <Hanging *> memory.at
             rows = <Slow *> address(taken)
             with nogil:
                 find_hanging(s, before_ns, hanging)
-                if found > 1:                   # without any, hanging is NULL
-                    qsort(hanging, found, sizeof(Hanging), oldest_first)
+                qsort(hanging, found, sizeof(Hanging), oldest_first)
                 for i in range(n):
                     set_hanging(s, &rows[i], hanging[i].p, now)
             return taken, found - n

@@ -300,6 +300,12 @@ def _monitor(arguments: Sequence[str]) -> int:
         from blkiomon.commands.naming import note_traces
 
         note_traces(config.trace)
+    # While numpy is loaded, a capture would lose events; a user without privileges may not be able
+    # to read it.
+    if config.is_drop_in and not config.trace and config.user is None:
+        from blkiomon.commands.late_numpy import put_off_numpy
+
+        put_off_numpy()
     # Garbage collection of what is imported would take a tenth of the start-up.
     gc.disable()
     from blkiomon.commands.run import run

@@ -7,7 +7,7 @@ import numpy as np
 from blkiomon._core import Engine
 from blkiomon.commands.options import Selection
 from blkiomon.console import how_many
-from blkiomon.engine.layout import COMPLETE, ISSUE, NOTIFY
+from blkiomon.engine.constants import COMPLETE, ISSUE, NOTIFY
 from blkiomon.formats.units import device_text, utc
 from blkiomon.interval.columns import NS_PER_S
 

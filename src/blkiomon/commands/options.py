@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from blkiomon.console import misused
+from blkiomon.engine.constants import OPS
 
 WIDTH = 80
 """Columns of ``--help``."""
@@ -337,8 +338,6 @@ class Period(NamedTuple):
 
 def _operation(name: str, text: str) -> str:
     """An operation. A Reader."""
-    from blkiomon.engine.layout import OPS  # imports numpy
-
     if text not in OPS:
         meant = meant_by(text, OPS)
         hint = f"did you mean {meant}?" if meant else f"use {', '.join(OPS)}"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from blkiomon._core import Engine
-from blkiomon.engine.layout import NOTIFY
+from blkiomon.engine.constants import NOTIFY
 
 HELD_BYTES = 1 << 25
 """The decision is due when so much is held back."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.config import Config
+from blkiomon.commands.late_numpy import load_numpy
 from blkiomon.commands.naming import refuse_devices
 from blkiomon.commands.no_requests import NoRequests
 from blkiomon.commands.privileges import PrivilegeError, drop, forbid_new_privileges
@@ -33,7 +34,7 @@ from blkiomon.console import (
     complain,
     how_many,
 )
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.errors import OutputError, SourceError, TraceError, complaint
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
@@ -103,6 +104,8 @@ class Pipeline:
         self._beginning = None if clock else Beginning()
         self._sorted = SortedStream() if sorts else None
         clock = clock or "wall"
+        self._keeps_details = config.outputs.need("details")
+        self._keeps_driver_data = config.outputs.need("driver data")
         self.monitor = Monitor(
             config.interval_s,
             clock=clock,
@@ -113,8 +116,8 @@ class Pipeline:
             **config.selection.arguments(),
             hand_over=self._put,
             as_original=config.is_drop_in,
-            keep_details=config.outputs.need("details"),
-            keep_driver_data=config.outputs.need("driver data"),
+            keep_details=self._keeps_details,
+            keep_driver_data=self._keeps_driver_data,
             keep_slow=config.keeps_slow,
         )
         self._slow: SlowRequests | None = None
@@ -193,6 +196,7 @@ class Pipeline:
             self.monitor.feed(data)
         finally:
             self._hand_over_records()
+        load_numpy()
         if self._no_requests is not None:
             if self.monitor.engine.requests:
                 self._no_requests = None
@@ -312,7 +316,7 @@ class Pipeline:
                 )
             elif slow is not None and not slow.has_found and self.monitor.totals.requests:
                 self._report("--slow: no request took longer than the threshold")
-            if self._config.outputs.need("details"):
+            if self._keeps_details:
                 self._outputs.put(Final(self.monitor.engine.leftovers(), self.monitor.totals))
             if self._skips > SKIPS_SHOWN:
                 more = how_many(self._skips - SKIPS_SHOWN, "more stretch", "more stretches")
@@ -338,11 +342,9 @@ class Pipeline:
         engine = self.monitor.engine
         if self._slow is not None:
             self._slow.take()
-        mismatches = engine.take_mismatches()
-        if len(mismatches):
+        if self._keeps_details and len(mismatches := engine.take_mismatches()):
             self._outputs.put(mismatches)
-        data = engine.take_driver_data()
-        if data:
+        if self._keeps_driver_data and (data := engine.take_driver_data()):
             records = engine.counters()["driver_data_records"]
             self._outputs.put(DriverData(data, records - self._driver_records))
             self._driver_records = records
@@ -644,6 +646,8 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     is_at_begin = True
+    if not poll.poll(0):
+        load_numpy()  # while there is nothing to read
     while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()

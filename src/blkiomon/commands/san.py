@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from blkiomon.commands.table import plural
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.constants import ALL_OPS, OPS
 from blkiomon.formats.units import rate_text, time_text, utc
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.departures import (
@@ -952,7 +952,7 @@ class Tracker:
                     is_fine = interval.duration_s < 1
                     at = clock(since_ns, interval, self._start_ns, is_fine=is_fine)
                     evidence = {**one.evidence, "since_ns": since_ns}
-                    one = replace(one, when=f" since {at}{zone(interval)}", evidence=evidence)
+                    one = one._replace(when=f" since {at}{zone(interval)}", evidence=evidence)
             dated.append(one)
         return dated
 

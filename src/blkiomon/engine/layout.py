@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
-# --- trace records in a stream (byte order of the traced machine) -----------------------------
+from blkiomon.engine.constants import (  # isort: skip
+    ALL_OPS as ALL_OPS,
+    BIN_BITS as BIN_BITS,
+    COMPLETE as COMPLETE,
+    D2C_BINS as D2C_BINS,
+    D2C_BUCKETS as D2C_BUCKETS,
+    D2C_DELTA as D2C_DELTA,
+    DIRECTIONS as DIRECTIONS,
+    DRIVER_DATA as DRIVER_DATA,
+    EVERYTHING as EVERYTHING,
+    ISSUE as ISSUE,
+    MAGIC as MAGIC,
+    NOTIFY as NOTIFY,
+    OPS as OPS,
+    SIZE_BINS as SIZE_BINS,
+    SIZE_BUCKETS as SIZE_BUCKETS,
+    SIZE_DELTA as SIZE_DELTA,
+)
 
-MAGIC = 0x65617400
-"""Magic of a record, without its version: ``MAGIC | 7``."""
+# --- trace records in a stream (byte order of the traced machine) -----------------------------
 
 TRACE_V7 = np.dtype(
     [
@@ -67,10 +83,6 @@ RECORD = np.dtype(
 """A trace record of either version in host byte order, 48 bytes. Times are ns of trace time,
 sectors 512 bytes; ``action`` holds the event in bits 0-15 and the categories from bit 16."""
 
-ISSUE, COMPLETE, NOTIFY, DRIVER_DATA = 1 << 22, 1 << 23, 1 << 26, 1 << 30
-"""Some categories in ``RECORD['action']``. Notify records may have another time base than other
-records: ``blkparse -d`` shifts only the others."""
-
 DETAIL = np.dtype([("record", RECORD), ("order", "u8")])
 """A record and its zero-based position in the stream."""
 
@@ -80,17 +92,6 @@ MISMATCH = np.dtype([("older", DETAIL), ("younger", DETAIL)])
 MOMENTS = np.dtype([("min", "u8"), ("max", "u8"), ("sum", "u8", 2), ("sum_squares", "u8", 2)])
 """Extremes, sum and sum of squares of one quantity; the sums are 128-bit: low word, high word.
 ``min`` is 2^64-1 if nothing was counted."""
-
-OPS = ("read", "write", "discard", "flush", "write_zeroes", "zone", "other")
-"""Operations, by their number in ``ROW['op']``."""
-
-DIRECTIONS = ("read", "write", "bidirectional")
-"""The original's directions, by their number in ``ROW['direction']``."""
-
-SIZE_BUCKETS, SIZE_DELTA = 16, 1024
-D2C_BUCKETS, D2C_DELTA = 25, 8
-"""The original's histograms of sizes in bytes and D2C in microseconds. Bucket 0 counts 0, bucket i
-values up to delta * 2^(i-1), the last bucket all greater values."""
 
 ROW = np.dtype(
     [
@@ -112,19 +113,8 @@ ROW = np.dtype(
 """The requests of one device, operation and direction in an interval. ``d2c_us`` and ``throughput``
 (bytes/ms, from the truncated microseconds) are the original's figures, ``d2c_ns`` is exact."""
 
-SIZE_BINS, D2C_BINS = 1728, 3776
-BIN_BITS = 12
-"""Bins of the log-linear histograms of sizes (bytes) and D2C (ns), and bits of a bin's number. Each
-octave has 64 bins: see ``blkiomon.interval.distribution.bin_bounds``."""
-
 BIN = np.dtype([("row", "u4"), ("bin", "u4"), ("count", "u8")])
 """A bin that is not empty: the index of its row, the number of the bin, its count."""
-
-ALL_OPS = len(OPS)
-"""In place of an operation: all operations of a device."""
-
-EVERYTHING = ALL_OPS + 1
-"""In place of an operation: all devices. (No device number is free to mean "all".)"""
 
 LOAD = np.dtype(
     [

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.engine import layout
 
-Table = npt.NDArray[np.void]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Table: TypeAlias = "npt.NDArray[np.void]"
 
 
 def _none(dtype: np.dtype[np.void]) -> Table:

@@ -547,14 +547,16 @@ cdef extern from *:
     #endif
     #include <sys/mman.h>
     #include <unistd.h>
-    /* Gives the whole pages in [from, to) back to the kernel; they read as zeros afterwards. */
-    static inline void bk_release_pages(void *from, void *to) {
+    static inline void bk_advise(void *from, void *to, int advice) {    /* on whole pages only */
         uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
         uintptr_t first = ((uintptr_t)from + page - 1) & ~(page - 1);
         uintptr_t last = (uintptr_t)to & ~(page - 1);
         if (first < last)
-            madvise((void *)first, last - first, MADV_DONTNEED);
+            madvise((void *)first, last - first, advice);
     }
+    /* Gives the pages in [from, to) back to the kernel; they read as zeros afterwards. */
+    #define bk_release_pages(from, to) bk_advise(from, to, MADV_DONTNEED)
+    #define bk_use_huge_pages(from, to) bk_advise(from, to, MADV_HUGEPAGE)
     /* The empty asm keeps gcc from dropping functions that only prefetch. */
     #define bk_prefetch(p) ({ __builtin_prefetch((p), 1); __asm__ volatile(""); })
     #define bk_prefetch_input(p) ({ __builtin_prefetch((p), 0); __asm__ volatile(""); })
@@ -595,6 +597,7 @@ cdef extern from *:
     void store_lanes "bk_store_lanes"(void *p, lanes v) noexcept nogil
     lanes most_lanes "bk_most"(lanes a, lanes b) noexcept nogil
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
+    void use_huge_pages "bk_use_huge_pages"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil

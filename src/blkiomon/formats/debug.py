@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from blkiomon.engine.layout import MAGIC, MISMATCH
+from blkiomon.engine import layout
+from blkiomon.engine.constants import MAGIC
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import Counts
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BLOCKS_AT_ONCE = 512
 """How many blocks are formatted at once; this bounds the memory for text."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Final:
+class Final(NamedTuple):
     """The state at the end of a run.
 
     Attributes:
@@ -71,7 +72,7 @@ def render(item: npt.NDArray[np.void] | Final) -> Iterator[bytes]:
         yield from _blocks(_LEFTOVER_BLOCK, item.leftovers, ())
         yield totals_line(len(item.leftovers), item.totals).encode()
     else:
-        yield from _blocks(_MISMATCH_BLOCK, item, MISMATCH.names or ())
+        yield from _blocks(_MISMATCH_BLOCK, item, layout.MISMATCH.names or ())
 
 
 def totals_line(leftovers: int, totals: Counts) -> str:

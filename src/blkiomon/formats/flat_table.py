@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.constants import ALL_OPS, OPS
 from blkiomon.formats.json_codec import UNSEEN, percentile_name
 from blkiomon.formats.rendering import NameOf
 from blkiomon.formats.units import device_text, utc

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table
 from blkiomon.formats.json_codec import UNSEEN

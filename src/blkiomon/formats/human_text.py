@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from blkiomon.engine.layout import D2C_BUCKETS, D2C_DELTA, SIZE_BUCKETS, SIZE_DELTA
+from blkiomon.engine.constants import D2C_BUCKETS, D2C_DELTA, SIZE_BUCKETS, SIZE_DELTA
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import DeviceStats, Interval, Moments
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.constants import ALL_OPS, OPS
 from blkiomon.formats import templates
 from blkiomon.formats.json_codec import (
     distribution_dict,

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from blkiomon.console import printable
 from blkiomon.engine import layout
-from blkiomon.engine.layout import ALL_OPS
+from blkiomon.engine.constants import ALL_OPS
 from blkiomon.errors import MissingLibrary
 from blkiomon.formats.rendering import LABELS, InfoOf, NameOf, no_info
 from blkiomon.formats.units import device_text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 NameOf = Callable[[int], str | None]
@@ -42,8 +41,7 @@ class FormatOptions(NamedTuple):
     expected: Sequence[tuple[int, str]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """Which items a file takes, and how an item becomes bytes.
 
     Attributes:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from blkiomon.engine import layout
-from blkiomon.engine.layout import ALL_OPS, EVERYTHING, OPS
+from blkiomon.engine.constants import ALL_OPS, EVERYTHING, OPS
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats.units import device_text

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.formats.rendering import Format, FormatOptions, NameOf
 from blkiomon.formats.units import device_text, error_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S

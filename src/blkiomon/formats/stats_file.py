@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from blkiomon.engine.layout import D2C_BUCKETS, SIZE_BUCKETS
+from blkiomon.engine.constants import D2C_BUCKETS, SIZE_BUCKETS
 from blkiomon.formats.rendering import Format, FormatOptions
 from blkiomon.interval.value import Interval
 

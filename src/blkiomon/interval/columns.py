@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from blkiomon.engine.layout import ALL_OPS, EVERYTHING
+from blkiomon.engine.constants import ALL_OPS, EVERYTHING
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.distribution import PERCENTILES, Distribution, Histograms
 from blkiomon.interval.moments import (
@@ -33,6 +32,9 @@ from blkiomon.interval.moments import (
     stacked_bins,
 )
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 NS_PER_S = 1_000_000_000
 
 TOTAL = 1 << 35
@@ -45,7 +47,7 @@ KEY_BITS = 36
 PIECE_WEIGHT = 1 << 16
 """About how many histogram bins and other figures are rendered as one piece."""
 
-Keys = npt.NDArray[np.int64]
+Keys: TypeAlias = "npt.NDArray[np.int64]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +138,7 @@ class Quantity:
             )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loads:
+class Loads(NamedTuple):
     """Requests in flight of n groups: lists of n, as the attributes of ``InFlight``.
 
     Devices and the total, if they were not measured, have None everywhere.

@@ -8,12 +8,14 @@ consecutive requests are correlated: so departure() also requires a factor betwe
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.interval.distribution import Distribution
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 LEAST_BEYOND = 10
 """Requests that must exceed a percentile for it to have a confidence interval."""

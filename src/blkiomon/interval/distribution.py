@@ -20,18 +20,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from blkiomon.engine import layout
+from blkiomon.engine.constants import BIN_BITS, D2C_BINS
 from blkiomon.interval import arguments, html
 from blkiomon.interval.moments import NOTHING, U128_MAX, Moments, add_up
 
-T = TypeVar("T", bound=np.generic)
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-N_BINS = layout.D2C_BINS
+T = TypeVar("T", bound="np.generic")
+
+N_BINS = D2C_BINS
 """Number of bins; 64-bit values fall into bins 0 to N_BINS - 1."""
 
 MAX_RELATIVE_ERROR = 1 / 128
@@ -106,11 +108,11 @@ class Histograms(NamedTuple):
             groups, bins, counts: shape (n,), in any order.
             n_groups: number of groups.
         """
-        keys, sums = add_up(groups << layout.BIN_BITS | bins, counts)
+        keys, sums = add_up(groups << BIN_BITS | bins, counts)
         if not sums.all():  # drop empty bins
             keys, sums = keys[sums > 0], sums[sums > 0]
-        starts = np.searchsorted(keys, np.arange(n_groups + 1) << layout.BIN_BITS)
-        found = (keys & (1 << layout.BIN_BITS) - 1).astype(np.uint32)
+        starts = np.searchsorted(keys, np.arange(n_groups + 1) << BIN_BITS)
+        found = (keys & (1 << BIN_BITS) - 1).astype(np.uint32)
         return cls(_read_only(found), _read_only(sums), starts)
 
     def select(self, order: npt.NDArray[np.intp]) -> Histograms:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What stands out, with its evidence.
 
     Attributes:
@@ -26,7 +24,7 @@ class Finding:
     name: str
     what: str
     figures: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = {}
     devices: tuple[int, ...] = ()
     when: str = ""
     span_ns: tuple[int, int] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.constants import ALL_OPS, OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import html
 from blkiomon.interval.columns import (

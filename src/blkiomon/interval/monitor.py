@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._core import Engine
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.errors import TraceError
 from blkiomon.interval import arguments

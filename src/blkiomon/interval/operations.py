@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from blkiomon.engine import layout
+from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval import arguments
 from blkiomon.interval.tables import QUEUED, REQUESTS, RETRIED
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
@@ -24,9 +27,9 @@ def checked(ops: str | Iterable[str]) -> tuple[str, ...]:
     if other := [op for op in listed if not isinstance(op, str)]:
         raise arguments.wrong("an operation", "text", other[0])
     wanted = {*listed}
-    if unknown := sorted(map(repr, wanted - {*layout.OPS})):
-        raise ValueError(f"unknown operation {unknown[0]}; use {', '.join(layout.OPS)}")
-    return tuple(op for op in layout.OPS if op in wanted)
+    if unknown := sorted(map(repr, wanted - {*OPS})):
+        raise ValueError(f"unknown operation {unknown[0]}; use {', '.join(OPS)}")
+    return tuple(op for op in OPS if op in wanted)
 
 
 def select_operations(snapshot: Snapshot, ops: Sequence[str]) -> Snapshot:
@@ -35,7 +38,7 @@ def select_operations(snapshot: Snapshot, ops: Sequence[str]) -> Snapshot:
     The rows in flight of devices and of the total are left out: the maxima and busy times of some
     operations are not known. Processes are left out: their requests are not counted by operation.
     """
-    wanted = [layout.OPS.index(op) for op in ops]
+    wanted = [OPS.index(op) for op in ops]
     found = select_rows(snapshot, lambda table: np.isin(table["op"], wanted))
     loads = snapshot.loads
     return Snapshot(**found, loads=loads.compress(np.isin(loads["op"], wanted)))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.engine import layout
+from blkiomon.engine.constants import OPS
 from blkiomon.interval.columns import NS_PER_S
 from blkiomon.interval.distribution import N_BINS, Histograms, bin_bounds
 from blkiomon.interval.monitor import NEVER_NS, Monitor
 from blkiomon.interval.value import Interval
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 WINDOW_NS = 60 * NS_PER_S
 """Length of the sliding window: a percentile is of the requests that completed in it."""
@@ -27,8 +30,7 @@ LEAST_REQUESTS = 100
 """A percentile needs this many requests, and enough that at least one is above it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SlowBatch:
+class SlowBatch(NamedTuple):
     """Slow requests, in the order in which they were found.
 
     Attributes:
@@ -72,7 +74,7 @@ class SlowRequests:
         self._threshold_ns = NEVER_NS if threshold_ns is None else threshold_ns
         self._recent = None if percent is None else SlidingPercentile(percent)
         self._limit = limit
-        self._ops = [layout.OPS.index(op) for op in monitor.ops]
+        self._ops = [OPS.index(op) for op in monitor.ops]
         self._put = put
         self._second = -1  # of trace time, the latest with a slow request
         self._room = 0  # of the limit, in that second

@@ -6,13 +6,15 @@ Merging, the binary codec and validation follow these descriptions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Table
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class TableSpec(NamedTuple):
@@ -20,15 +22,21 @@ class TableSpec(NamedTuple):
 
     Attributes:
         name: its attribute of ``Snapshot``.
-        dtype: of a row.
+        row: name of the dtype of a row in ``layout``.
         key: the fields that identify a row; rows of equal keys add up.
         bins: quantity of a row -> the attribute of ``Snapshot`` that holds its histograms.
     """
 
     name: str
-    dtype: np.dtype[np.void]
+    row: str
     key: tuple[str, ...]
     bins: Mapping[str, str] = {}
+
+    @property
+    def dtype(self) -> np.dtype[np.void]:
+        """The dtype of a row."""
+        dtype: np.dtype[np.void] = getattr(layout, self.row)
+        return dtype
 
     def keys(self, table: Table) -> npt.NDArray[np.uint64]:
         """The key of each row as one number; numbers sort as keys do."""
@@ -40,16 +48,16 @@ class TableSpec(NamedTuple):
 
 REQUESTS = TableSpec(
     "rows",
-    layout.ROW,
+    "ROW",
     ("device", "op", "direction"),
     {"d2c_ns": "d2c_bins", "size_bytes": "size_bins"},
 )
-IN_FLIGHT = TableSpec("loads", layout.LOAD, ("device", "op"))
+IN_FLIGHT = TableSpec("loads", "LOAD", ("device", "op"))
 QUEUED = TableSpec(
     "queue_rows",
-    layout.QUEUE_ROW,
+    "QUEUE_ROW",
     ("device", "op"),
     {"q2d_ns": "q2d_bins", "q2c_ns": "q2c_bins"},
 )
-PROCESSES = TableSpec("processes", layout.PROCESS, ("pid",))
-RETRIED = TableSpec("retry_rows", layout.RETRY_ROW, ("device", "op"))
+PROCESSES = TableSpec("processes", "PROCESS", ("pid",))
+RETRIED = TableSpec("retry_rows", "RETRY_ROW", ("device", "op"))

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from operator import add, attrgetter, sub
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval import arguments, html
 from blkiomon.interval.columns import Columns, columns_of
@@ -23,11 +23,13 @@ from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import NOTHING, Moments, reduce_moments, run_starts
 from blkiomon.interval.operations import checked, select_operations
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = ["NOTHING", "Counts", "DeviceStats", "Group", "Interval", "Moments", "merge"]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStats:
+class DeviceStats(NamedTuple):
     """One device in one interval as the original reports it: by direction, not by operation.
 
     Sizes in bytes, d2c in microseconds, throughput in bytes per millisecond. ``layout`` has the

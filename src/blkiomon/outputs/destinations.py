@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +181,7 @@ def open_outputs(
                 raise OutputError(f"{target}: --{output.name} cannot share it with another output")
 
     policies = {
-        path: replace(policy, is_dump=any(form.is_dump for form in formats))
+        path: policy._replace(is_dump=any(form.is_dump for form in formats))
         for path, formats in by_path.items()
     }
     _check(policies, dict.fromkeys(replaced, policy))

@@ -20,10 +20,9 @@ import os
 import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import IO, Literal, NamedTuple
 
-from blkiomon.engine.layout import DRIVER_DATA, MAGIC
+from blkiomon.engine.constants import DRIVER_DATA, MAGIC
 from blkiomon.errors import TraceError
 from blkiomon.outputs.links import (
     ADVICE,
@@ -48,8 +47,7 @@ Identity = tuple[int, int]
 """Device and inode."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """Which files outputs may write to.
 
     Attributes:

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,7 +170,7 @@ class FileRecording(Recording):
         self._deleted_records = 0
         self._is_full = True
         self._make_way(policy)
-        self._policy = replace(policy, overwrite=True)  # the oldest file of this set
+        self._policy = policy._replace(overwrite=True)  # the oldest file of this set
         self._begin_file(lost_events=0)
 
     def _make_way(self, policy: Policy) -> None:

@@ -13,10 +13,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
@@ -24,7 +23,10 @@ from blkiomon.interval.slow import SlowBatch
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.opening import DEFAULT, Policy
 
-Item = Interval | npt.NDArray[np.void] | DriverData | SlowBatch | Final
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Item: TypeAlias = "Interval | npt.NDArray[np.void] | DriverData | SlowBatch | Final"
 """An item that a sink delivers. The array holds mismatches, dtype ``layout.MISMATCH``."""
 
 Report = Callable[[str], None]

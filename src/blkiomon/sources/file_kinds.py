@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from blkiomon.engine.layout import D2C_BUCKETS, SIZE_BUCKETS
+from blkiomon.engine.constants import D2C_BUCKETS, SIZE_BUCKETS
 from blkiomon.errors import TraceError
 
 HEAD_BYTES = 1 << 12

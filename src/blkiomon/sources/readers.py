@@ -13,9 +13,8 @@ import select
 import stat
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from blkiomon.errors import DamagedError, SourceError
 from blkiomon.sources import file_kinds
@@ -93,8 +92,7 @@ class _Zstandard:
         return out
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
+class Packing(NamedTuple):
     """A compression format."""
 
     name: str

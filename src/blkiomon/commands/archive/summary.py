@@ -12,7 +12,7 @@ from typing import Any
 from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Failure
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.formats.json_codec import distribution_dict, incomplete_list, retried_dict, unseen
 from blkiomon.formats.units import device_text, utc

@@ -24,7 +24,7 @@ from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
 from blkiomon.commands.views import left_out_text
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
-from blkiomon.engine.layout import NOTIFY, OPS
+from blkiomon.engine.constants import NOTIFY, OPS
 from blkiomon.engine.snapshot import Table
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.units import device_text, time_text, utc

@@ -115,7 +115,7 @@ def main(given: Namespace) -> int:
     from blkiomon.commands.report import comparison, figures, rules
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
     from blkiomon.commands.report.page.compare import compare_page
-    from blkiomon.engine.layout import OPS
+    from blkiomon.engine.constants import OPS
 
     selected = Selection.of(given)
     try:

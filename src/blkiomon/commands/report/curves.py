@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blkiomon.commands.report.cells import Cells, Floats
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.interval.distribution import Distribution, bin_bounds
 from blkiomon.interval.moments import Moments
 

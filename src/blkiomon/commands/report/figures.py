@@ -37,7 +37,7 @@ from blkiomon.commands.report.curves import (
 )
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
-from blkiomon.engine.layout import EVERYTHING, OPS
+from blkiomon.engine.constants import EVERYTHING, OPS
 from blkiomon.formats.units import op_text
 from blkiomon.interval.groups import NS_PER_S
 

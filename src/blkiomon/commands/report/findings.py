@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -174,7 +173,7 @@ def _as_one(problem: Sequence[Finding]) -> Finding:
     if more is None:
         return first
     when = more.when if first.kind in STALLS else ""
-    return replace(first, figures=f"{first.figures}; {more.what}{when}: {more.figures}")
+    return first._replace(figures=f"{first.figures}; {more.what}{when}: {more.figures}")
 
 
 def _kind(finding: Finding) -> str:
@@ -379,7 +378,7 @@ def _dated(
             usual_ns = one.evidence.get("siblings_d2c_ns") or one.evidence.get("others_d2c_ns", 0)
             limit_ns = math.sqrt(one.evidence["d2c_ns"] * max(usual_ns, 1))
             span_ns = _slow_span(slices, one.devices, one.evidence["op"], limit_ns)
-            one = replace(one, when=_when(whole, span_ns), span_ns=span_ns)
+            one = one._replace(when=_when(whole, span_ns), span_ns=span_ns)
         yield one
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from blkiomon.commands.report.changes import DeviceChanges, value_text
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import device_text
 
 _RULE = re.compile(

@@ -13,7 +13,7 @@ from blkiomon.commands.top.past import time_of
 from blkiomon.commands.top.rows import severity
 from blkiomon.commands.top.watch import RunState
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import OPS
+from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import error_text, three_digits, time_text
 from blkiomon.interval.groups import NS_PER_S
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.engine.layout import ALL_OPS
+from blkiomon.engine.constants import ALL_OPS
 from blkiomon.engine.snapshot import Snapshot
 from blkiomon.interval.distribution import N_BINS, PERCENTILES, bin_bounds
 from blkiomon.interval.moments import add_up, distinct

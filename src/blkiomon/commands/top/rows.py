@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from blkiomon.commands.top.past import P99, Codes
 from blkiomon.commands.top.watch import RunState
 from blkiomon.commands.views import shortened
 from blkiomon.console import how_many, printable
-from blkiomon.engine.layout import ALL_OPS, OPS
+from blkiomon.engine.constants import ALL_OPS, OPS
 from blkiomon.formats.units import device_text
 from blkiomon.interval.columns import Columns
 from blkiomon.interval.findings import Finding
@@ -198,7 +197,7 @@ def findings_of(state: RunState, look: Look, views: Views) -> Sequence[Finding]:
     if look.is_whole and state.whole is not None and views.topology is not None:
         since = {(of.kind, of.name): of.when for of in of_latest}
         found = of_run(state.whole, views.topology)
-        return [replace(of, when=since.get((of.kind, of.name), "")) for of in found]
+        return [of._replace(when=since.get((of.kind, of.name), "")) for of in found]
     return of_latest
 
 
