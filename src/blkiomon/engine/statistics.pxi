@@ -215,7 +215,7 @@ cdef enum:
 cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
     """bin_of(ns) plus the original's bucket of us, which is ns // 1000.
 
-    As both grow with the latency, their sum determines both: see bucket_in(). Here, latencies of
+    As both grow with the latency, their sum determines both: see bucket_end(). Here, latencies of
     2^32 us and more are in the last bucket; account_unusual() corrects that.
     """
     if likely(us - 1 < PLAIN_US):
@@ -223,15 +223,11 @@ cdef inline unsigned int time_bin(uint64_t ns, uint64_t us) noexcept nogil:
     return bin_of(ns) + (D2C_BUCKETS - 1 if us != 0 else 0)
 
 
-cdef inline unsigned int bucket_in(unsigned int bin, unsigned int bucket) noexcept nogil:
-    """The original's bucket of a time_bin(). The search starts at the bucket of a smaller one."""
-    cdef uint64_t first_us                      # the least latency of the next bucket
-    while bucket < D2C_BUCKETS - 1:
-        first_us = (<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1
-        if bin < bin_of(1000 * first_us) + bucket + 1:
-            break
-        bucket += 1
-    return bucket
+cdef inline unsigned int bucket_end(unsigned int bucket) noexcept nogil:
+    """The first time_bin() after those of one of the original's buckets; the last has no end."""
+    if bucket == D2C_BUCKETS - 1:
+        return <unsigned int> -1
+    return bin_of(1000 * ((<uint64_t> 4 << bucket) + 1 if bucket != 0 else 1)) + bucket + 1
 
 
 cdef inline unsigned int size_bin(uint64_t size_bytes) noexcept nogil:
@@ -285,6 +281,36 @@ cdef inline uint64_t count_in(const State *s, uint64_t block, unsigned int i) no
     return s.blocks[at] + (s.spilled[at] if block < s.n_spilled else 0)
 
 
+cdef inline unsigned int take_first_bit(uint64_t *bits_left) noexcept nogil:
+    """Clear the lowest bit that is set; returns its number."""
+    cdef unsigned int first = first_bit64(bits_left[0])
+    bits_left[0] &= bits_left[0] - 1
+    return first
+
+
+cdef inline uint64_t filled_bins(const State *s, uint64_t block) noexcept nogil:
+    """A bit for each bin of a block: set if the bin is not empty.
+
+    Bins are filled at random: a loop over these bits is predicted better than one over all bins.
+    """
+    cdef unsigned int i
+    cdef uint64_t filled = 0
+    cdef Group sixteen[4]                       # for its size and alignment
+    cdef uint8_t *is_filled = sixteen[0].tag
+    cdef const uint32_t *counts = &s.blocks[block * BLOCK]
+    cdef const uint64_t *spilled
+    for i in range(BLOCK):
+        is_filled[i] = counts[i] != 0
+    if block < s.n_spilled:
+        spilled = &s.spilled[block * BLOCK]
+        for i in range(BLOCK):
+            if spilled[i] != 0:
+                is_filled[i] = 1
+    for i in range(4):
+        filled |= <uint64_t> bytes_equal(&sixteen[i], 1) << 16 * i
+    return filled
+
+
 cdef Bin *copy_times(
     const State *s, uint32_t *times, uint32_t row, Bin *out, uint64_t *requests, uint64_t *hist
 ) noexcept nogil:
@@ -292,19 +318,22 @@ cdef Bin *copy_times(
 
     Adds to requests[0], and to hist, the original's histogram, unless it is NULL.
     """
-    cdef uint64_t block, count
+    cdef uint64_t block, count, filled
     cdef unsigned int index, i, bin
     cdef unsigned int bucket = 0
+    cdef unsigned int end = bucket_end(0)
     cdef const Bin *first = out
     for index in range(TIME_BLOCKS):
         block = time_block(times, index)[0]
         if block == 0:
             continue
-        for i in range(BLOCK):
+        filled = filled_bins(s, block)
+        while filled:
+            i = take_first_bit(&filled)
             count = count_in(s, block, i)
-            if count == 0:
-                continue
-            bucket = bucket_in(index * BLOCK + i, bucket)
+            while index * BLOCK + i >= end:     # the bins of a bucket follow those of a smaller one
+                bucket += 1
+                end = bucket_end(bucket)
             bin = index * BLOCK + i - bucket
             if out != first and (out - 1).bin == bin:
                 (out - 1).count += count
@@ -595,32 +624,37 @@ cdef Bin *copy_sizes(State *s, Account *a, Row *row, uint32_t number, Bin *out) 
     A stream has few different sizes. Each has its own counter, and is added to the moments and
     buckets only here. State.by_bin is zero before and afterwards.
     """
-    cdef uint64_t block, count
+    cdef uint64_t block, count, filled
     cdef unsigned int index, i, bin
     cdef uint64_t *by_bin = s.by_bin
+    cdef uint64_t filled_by_bin[SIZE_WORDS]
+    memset(filled_by_bin, 0, sizeof(filled_by_bin))
     row.size_bytes = a.size_bytes
     memcpy(row.size_hist, a.size_hist, sizeof(row.size_hist))
     for index in range(SIZE_BLOCKS):
         block = size_block(a, index)[0]
         if block == 0:
             continue
-        for i in range(BLOCK):
+        filled = filled_bins(s, block)
+        while filled:
+            i = take_first_bit(&filled)
             count = count_in(s, block, i)
             bin = index * BLOCK + i
-            if count == 0:
-                continue
             if bin >= SIZE_SLOTS:
-                by_bin[bin - SIZE_SLOTS] += count
+                bin -= SIZE_SLOTS
             else:
-                by_bin[bin_of(bin << 9)] += count
                 size_add(&row.size_bytes, row.size_hist, bin << 9, count)
-    for i in range(bin_of(row.size_bytes.min), bin_of(row.size_bytes.max) + 1):
-        if by_bin[i] != 0:
+                bin = bin_of(bin << 9)
+            by_bin[bin] += count
+            filled_by_bin[bin // 64] |= <uint64_t> 1 << bin % 64
+    for index in range(SIZE_WORDS):
+        while filled_by_bin[index]:
+            bin = index * 64 + take_first_bit(&filled_by_bin[index])
             out.row = number
-            out.bin = i
-            out.count = by_bin[i]
+            out.bin = bin
+            out.count = by_bin[bin]
             out += 1
-            by_bin[i] = 0
+            by_bin[bin] = 0
     return out
 
 

@@ -182,6 +182,7 @@ cdef enum:
     DEFERRED = 64                               # requests that an account takes in at once
     TIME_BLOCKS = 64                            # blocks for time_bin()
     SIZE_BINS = 1728                            # bins that bin_of() has for 32 bits
+    SIZE_WORDS = 27                             # of 64 bits, one for each of them
     SIZE_SLOTS = 2048                           # sizes counted one by one: 0 to 1 MiB - 512
     SIZE_BLOCKS = 59                            # blocks for size_bin()
     NEAR_SIZES = 4                              # in Account.block: see size_block()
@@ -599,6 +600,7 @@ cdef extern from *:
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
     void use_huge_pages "bk_use_huge_pages"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
+    unsigned int first_bit64 "__builtin_ctzll"(uint64_t x) noexcept nogil
     void prefetch_input "bk_prefetch_input"(const void *p) noexcept nogil
     void prefetch "bk_prefetch"(const void *p) noexcept nogil
     void store_release "bk_store_release"(uint64_t *p, uint64_t x) noexcept nogil
