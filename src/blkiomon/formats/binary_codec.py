@@ -273,22 +273,21 @@ class _Decoder:
             raise IntervalError(f"the interval has {value} in a field with the limit {most}")
         return value
 
-    def wide(self) -> int:
-        low, high = self.take(2).tolist()
-        return int(high << 64 | low)
+    def wide(self, n: int) -> list[int]:
+        numbers = self.take(2 * n).tolist()
+        return [low | high << 64 for low, high in zip(numbers[::2], numbers[1::2])]
 
-    def signed(self) -> int:
-        value = self.wide()
-        return -(value // 2) - 1 if value & 1 else value // 2
+    def signed(self, n: int) -> list[int]:
+        return [-(value // 2) - 1 if value & 1 else value // 2 for value in self.wide(n)]
 
     def interval(self, *, has_parts: bool) -> Interval:
-        time_s, start_ns, end_ns = (self.signed() for _ in range(3))
+        time_s, start_ns, end_ns = self.signed(3)
         clock = _CLOCKS[self.one(len(_CLOCKS) - 1)]
         anchored = bool(self.one(1))
         names = [f.name for f in fields(Counts)]
         if self.one() != len(names):
             raise IntervalError(f"an interval must have {len(names)} counts")
-        counts = Counts(**{name: self.wide() for name in names})
+        counts = Counts(**dict(zip(names, self.wide(len(names)))))
         missing_files = self.one()
         only_ops = self.one((1 << len(layout.OPS)) - 1) if has_parts else 0
         not_in_total = self.take(self.one()).tolist() if has_parts else []
@@ -333,17 +332,16 @@ class _Decoder:
     def histograms(self, n_rows: int) -> Table:
         lengths = self.take(n_rows)
         n = sum(lengths.tolist())
-        self.require(n)
         steps = self.take(n)
         bins = np.empty(n, layout.BIN)
-        bins["row"] = np.repeat(np.arange(n_rows), lengths.astype(np.intp))
         if n:
             if steps.max() >= N_BINS:
                 raise IntervalError("the interval has a histogram bin that is out of range")
-            upto = np.cumsum(steps.astype(np.int64))
-            firsts = np.flatnonzero(np.diff(bins["row"].astype(np.int64), prepend=-1))
-            before = np.concatenate(([0], upto))[firsts]
-            number = upto - np.repeat(before, np.diff(firsts, append=n))
+            n_bins = lengths.astype(np.intp)
+            bins["row"] = np.repeat(np.arange(n_rows), n_bins)
+            upto = np.concatenate(([0], np.cumsum(steps.astype(np.int64))))
+            before = upto[np.cumsum(n_bins) - n_bins]
+            number = upto[1:] - np.repeat(before, n_bins)
             bins["bin"] = np.minimum(number, N_BINS)  # validation refuses N_BINS
         bins["count"] = self.take(n)
         return bins
@@ -352,7 +350,7 @@ class _Decoder:
         """Process names, and the time of each name, by pid."""
         n = self.one()
         pids = self.take(n).tolist()
-        named_ns = [self.signed() for _ in range(n)]
+        named_ns = self.signed(n)
         lengths = self.take(n).tolist()
         names = {}
         for pid, length in zip(pids, lengths):

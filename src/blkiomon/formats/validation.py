@@ -185,7 +185,8 @@ def _check_bins(
     row, number, count = bins["row"].astype(np.int64), bins["bin"], bins["count"]
     if len(bins) and (row.max() >= len(counts) or int(number.max()) >= N_BINS):
         raise IntervalError(f"{quantity}: a bin is out of range")
-    if (np.diff(row << 32 | number) <= 0).any():
+    keys = row << 32 | number
+    if (keys[1:] <= keys[:-1]).any():
         raise IntervalError(f"{quantity}: bins are not in ascending order")
     if (count > counts[row]).any() or not count.all():
         raise IntervalError(f"{quantity}: the count of a bin is out of range")
