@@ -645,7 +645,7 @@ cdef inline void pair_records(
             home = b.home[i]
             tag = b.tag[i]
             device = b.device[i]
-        if not plainly and s.follow_issues and action >> 16 & CAT_ISSUE:
+        if not plainly and action >> 16 & CAT_ISSUE and is_to_follow(s, r):
             b.item.sector = r.sector
             b.item.key = <uint32_t> word
             follow_issue(s, b, i)
@@ -678,7 +678,9 @@ cdef inline void pair_records(
             continue
         b.done[n] = deferred_of(d2c_ns, size_bytes)
         b.done_of[n] = device << 5 | cell_in(word >> 32)
-        if not plainly and completes and (s.with_queue or s.keep_requests):
+        if not plainly and completes and (
+            s.keep_requests or s.with_queue and may_be_queued(s, r.sector)
+        ):
             note_completion(s, b, n, r, p)
         n += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read

@@ -128,6 +128,14 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
+cdef inline bint is_to_follow(State *s, const TraceV7 *issue) noexcept nogil:
+    """Whether follow_issue() has anything to do for an issue that is not a zone append."""
+    return s.follow_issues and (
+        not s.with_queue or may_be_queued(s, issue.sector)
+        or (s.n_waiting != 0 and issue.bytes > 512)
+    )
+
+
 cdef bint is_requeued(State *s, const Pending *item) noexcept nogil:
     """Whether an issue is that of a requeued request."""
     cdef const Pending *p = find_pending(s, item.sector, item.key) if s.history.used else NULL
