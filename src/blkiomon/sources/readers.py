@@ -7,7 +7,6 @@ process. Mapping is not faster either: page faults take longer than copying.
 from __future__ import annotations
 
 import importlib
-import lzma
 import os
 import select
 import stat
@@ -134,17 +133,24 @@ def _is_zstd(head: bytes) -> bool:
 
 
 _GZIP = Packing("gzip", lambda head: head[:2] == b"\x1f\x8b", _Gzip, (zlib.error,))
-_XZ = Packing(
-    "xz",
-    lambda head: head[:6] == b"\xfd7zXZ\0",
-    lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY_BYTES),
-    (lzma.LZMAError,),
-)
+
+
+def _is_xz(head: bytes) -> bool:
+    return head[:6] == b"\xfd7zXZ\0"
+
+
+def _xz_packing() -> Packing:
+    import lzma
+
+    def unpacker() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY_BYTES)
+
+    return Packing("xz", _is_xz, unpacker, (lzma.LZMAError,))
 
 
 def is_packed(head: bytes) -> bool:
     """Whether a file that begins with these bytes is compressed."""
-    return _GZIP.matches(head) or _XZ.matches(head) or _is_zstd(head)
+    return _GZIP.matches(head) or _is_xz(head) or _is_zstd(head)
 
 
 class Reader:
@@ -243,10 +249,11 @@ class Reader:
         while len(self._head) < MAGIC_BYTES and (more := self._read(file_kinds.HEAD_BYTES)):
             self._head += more
         self.done_bytes += len(self._head)
-        for packing in (_GZIP, _XZ):
-            if packing.matches(self._head):
-                self._packing = packing
-        if _is_zstd(self._head):
+        if _GZIP.matches(self._head):
+            self._packing = _GZIP
+        elif _is_xz(self._head):
+            self._packing = _xz_packing()
+        elif _is_zstd(self._head):
             self._packing = _zstd_packing(self.name)
         if self._packing is not None:
             self._packed, self._head = self._head, b""
