@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from benchmarks.report import Options, Table
 from benchmarks.topology import make_host, stream_of
-from blkiomon.commands.san import Tracker
+from blkiomon.commands.san.tracker import Tracker
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look
 from blkiomon.commands.top.rows import Views

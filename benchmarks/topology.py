@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Options, Table
-from blkiomon.commands.san import Tracker
+from blkiomon.commands.san.tracker import Tracker
 from blkiomon.commands.topology import tree
 from blkiomon.engine import layout
 from blkiomon.formats.topology import decode, encode

@@ -18,10 +18,12 @@ import runner
 from intervals import Io, interval_of
 from test_views import ARRAYS, HOST, S, number
 
-from blkiomon.commands import run, san, views
+from blkiomon.commands import run, views
 from blkiomon.commands.config import Config
 from blkiomon.commands.report.findings import findings
-from blkiomon.commands.san import Tracker, changes, of_run
+from blkiomon.commands.san.changes import changes
+from blkiomon.commands.san.checks import of_run
+from blkiomon.commands.san.tracker import Tracker
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
@@ -548,7 +550,7 @@ def test_events_of_the_running_host_reach_the_next_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = changed(state="offline")
-    monkeypatch.setattr("blkiomon.commands.san.refresh_topology", lambda topology: now)
+    monkeypatch.setattr("blkiomon.commands.san.tracker.refresh_topology", lambda topology: now)
     tracker = Tracker(HOST, "path")
     interval = whole(load("8:0", 20, 1))
     assert tracker(interval).findings == ()
@@ -615,7 +617,7 @@ def test_looking_for_changes_takes_a_limited_share_of_a_processor(
 ) -> None:
     now_s = itertools.count(0.0, 0.1)  # each look takes 0.1 s of CPU time
     monkeypatch.setattr(time, "thread_time", lambda: next(now_s))
-    monkeypatch.setattr(san, "refresh_topology", lambda topology: topology)
+    monkeypatch.setattr("blkiomon.commands.san.tracker.refresh_topology", lambda topology: topology)
     tracker = Tracker(HOST, "device")
     waits: list[float] = []
 

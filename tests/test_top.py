@@ -22,7 +22,7 @@ from test_views import HOST
 from blkiomon.commands import parsing, top
 from blkiomon.commands.config import Config
 from blkiomon.commands.options import UsageError
-from blkiomon.commands.san import Tracker
+from blkiomon.commands.san.tracker import Tracker
 from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look, Shown, keys_of
 from blkiomon.commands.top.past import SLICES

@@ -57,7 +57,7 @@ from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.streams import SortedStream
 
 if TYPE_CHECKING:
-    from blkiomon.commands.san import Tracker
+    from blkiomon.commands.san.tracker import Tracker
     from blkiomon.sources.capture import Capture
 
 READ_BYTES = 1 << 20
@@ -561,7 +561,7 @@ def _tracker(config: Config) -> Tracker | None:
     topology = find_topology(config.by, config.topology, config.files, is_live=is_live)
     if topology is None:
         return None
-    from blkiomon.commands.san import Tracker
+    from blkiomon.commands.san.tracker import Tracker
 
     by = "device" if config.screen else config.by  # the screen has several views
     if not is_live:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands import san
 from blkiomon.commands.report.selection import OTHERS, reduce_to
+from blkiomon.commands.san.checks import maps_of, of_run, without_moved
+from blkiomon.commands.san.wording import clock, zone
 from blkiomon.commands.table import count_cell, is_supported, plural
 from blkiomon.console import how_many, printable
 from blkiomon.engine import layout
@@ -128,12 +129,12 @@ def findings(
         return printable(name_of(device) or device_text(device))
 
     runs = _between(slices, gaps)
-    maps = san.maps_of(topology)
+    maps = maps_of(topology)
     hung = hung_devices(whole, gaps, topology)
     checks: list[tuple[bool, Iterable[Finding]]] = [  # whether it finds one problem at most
         (True, _explain_hung(hung, whole, named, maps)),
         (True, _stalled(runs, whole, named, {device for _, _, device in hung}, maps)),
-        (False, _dated(san.of_run(whole, topology), slices, whole) if topology else ()),
+        (False, _dated(of_run(whole, topology), slices, whole) if topology else ()),
         (True, _dated(_slow_devices(whole, named), slices, whole)),
         (True, () if gaps else _slower_beside_discards(slices, whole, named)),
         (True, _got_slower(runs, map(merge, runs) if gaps else [whole], whole, named)),
@@ -208,7 +209,7 @@ def hung_devices(
     Args:
         gaps: between runs. Of a device with older requests than the last run, it is not known how
             many are of that run: it is left out.
-        topology: of the traced host, if it is known: see ``san.without_moved``.
+        topology: of the traced host, if it is known: see ``without_moved``.
     """
     most_ns = whole.end_ns - gaps[-1][1] if gaps else None
     found = [
@@ -218,7 +219,7 @@ def hung_devices(
         if group.in_flight.oldest_ns > max(HUNG_NS, group.d2c_ns.max or 0)
         if most_ns is None or group.in_flight.oldest_ns <= most_ns
     ]
-    return san.without_moved(found, whole, topology)
+    return without_moved(found, whole, topology)
 
 
 def _explain_hung(
@@ -599,11 +600,11 @@ def _because(before: Group, after: Group) -> str:
 def _at(whole: Interval, time_ns: int) -> str:
     """When something began."""
     at = "at " if whole.anchored else ""
-    return f" {at}{_clock(whole, time_ns)}{san.zone(whole)}"
+    return f" {at}{_clock(whole, time_ns)}{zone(whole)}"
 
 
 def _clock(whole: Interval, time_ns: int) -> str:
-    return san.clock(time_ns, whole, whole.start_ns, is_fine=whole.duration_s < FINE_S)
+    return clock(time_ns, whole, whole.start_ns, is_fine=whole.duration_s < FINE_S)
 
 
 def _when(whole: Interval, span_ns: tuple[int, int] | None) -> str:
@@ -615,10 +616,10 @@ def _when(whole: Interval, span_ns: tuple[int, int] | None) -> str:
     is_until_end = span_ns[1] >= whole.end_ns - margin_ns
     begin, end = (_clock(whole, time_ns) for time_ns in span_ns)
     if is_from_start:
-        return " all the time" if is_until_end else f" until {end}{san.zone(whole)}"
+        return " all the time" if is_until_end else f" until {end}{zone(whole)}"
     if is_until_end:
-        return f" from {begin}{san.zone(whole)} until the end"
-    return f" from {begin} to {end}{san.zone(whole)}"
+        return f" from {begin}{zone(whole)} until the end"
+    return f" from {begin} to {end}{zone(whole)}"
 
 
 def _others(number: int, what: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blkiomon.commands.san import Lun, luns_of, of_run
+from blkiomon.commands.san.checks import of_run
+from blkiomon.commands.san.facts import Lun, luns_of
 from blkiomon.commands.table import op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
 from blkiomon.commands.top.past import P99, Codes
