@@ -29,7 +29,7 @@ import sysv_queues
 
 from blkiomon.commands import cli
 from blkiomon.commands.config import Config
-from blkiomon.commands.run import Pipeline
+from blkiomon.commands.pipeline import Pipeline
 from blkiomon.outputs import sysv
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs

@@ -566,7 +566,7 @@ def test_devices_in_several_filters_are_captured_once(
     loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capturing, "MOST_FILTER", 20)
-    names = [name for name in ("loop0", "loop1", "loop2") if name != loop]
+    names = [name for name in ("loop0", "loop1", "loop2") if name != loop][:2]
     engine = Engine()
     with Capture([*names, loop], print) as capture:
         assert len(capture._filters) == 3

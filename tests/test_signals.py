@@ -24,7 +24,8 @@ from runner import TERMINATED, Running
 from sanitizers import unpreloaded
 
 from blkiomon.commands.config import Config
-from blkiomon.commands.run import Pipeline, _read
+from blkiomon.commands.pipeline import Pipeline
+from blkiomon.commands.run import _read
 from blkiomon.commands.signals import StopSignals
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.value import Interval
@@ -130,7 +131,7 @@ def test_first_interval_includes_the_time_from_the_start_of_a_capture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Outputs are opened meanwhile, which may take seconds; records of that time count."""
-    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: 53 * 10**9)
+    monkeypatch.setattr("blkiomon.commands.pipeline.time.monotonic_ns", lambda: 53 * 10**9)
     kept = _Kept()
     pipeline = Pipeline(Config(interval_s=10), kept, begun_ns=50 * 10**9)
     pipeline.cut(10**18)
@@ -142,7 +143,7 @@ def test_clock_that_is_set_changes_no_duration(
     step_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, offset = [50.0], [1e9]
-    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: int(now[0] * 1e9))
+    monkeypatch.setattr("blkiomon.commands.pipeline.time.monotonic_ns", lambda: int(now[0] * 1e9))
     clock = WallClock(10, monotonic=lambda: now[0], time_of_day=lambda: now[0] + offset[0])
     kept = _Kept()
     pipeline = Pipeline(Config(interval_s=10), kept)

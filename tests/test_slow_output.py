@@ -250,7 +250,7 @@ def test_completion_that_is_held_back_to_be_sorted_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_ns = 100 * S
-    monkeypatch.setattr("blkiomon.commands.run.time.monotonic_ns", lambda: now_ns)
+    monkeypatch.setattr("blkiomon.commands.pipeline.time.monotonic_ns", lambda: now_ns)
     file = tmp_path / "slow"
     settings = OutputSettings({"slow": str(file)})
     outputs = open_outputs(settings, pytest.fail, lossless=True)

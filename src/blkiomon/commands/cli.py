@@ -288,7 +288,7 @@ def _monitor(arguments: Sequence[str]) -> int:
         return COMMAND.misused(error)
     if isinstance(config, str):
         return printed([config])
-    if config.files in ((), ("-",)) and not config.trace and os.isatty(0):
+    if config.reads_standard_input and not config.trace and os.isatty(0):
         complain(
             "standard input is a terminal; trace records are expected there, as in: "
             "blktrace -d /dev/sdb -a issue -a complete -o - | blkiomon -I 10 -h -; "

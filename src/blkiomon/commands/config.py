@@ -63,6 +63,18 @@ class Config(NamedTuple):
     is_original: bool = False
 
     @property
+    def reads_standard_input(self) -> bool:
+        """Whether the input is standard input, unless devices are captured."""
+        return self.files in ((), ("-",))
+
+    @property
+    def input_name(self) -> str:
+        """What messages call the input."""
+        if self.trace:
+            return "the live trace"
+        return "standard input" if self.reads_standard_input else self.files[0]
+
+    @property
     def keeps_slow(self) -> bool:
         """Whether slow requests are kept, for an output or for the screen."""
         return self.screen or self.outputs.need("slow requests")
