@@ -1,7 +1,7 @@
 """Slow, obvious reference of requests in flight and of completions without an issue.
 
 It extends the reference of pairing by a list of spans. An issue that becomes pending begins a span;
-it ends when the request is completed, requeued or given up.
+it ends when the request is completed, requeued, given up, or presumed completed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from reference import ISSUE, Pending, Reference, Trace, operation
+from reference import ISSUE, Key, Pending, Reference, Trace, operation
 
 from blkiomon.engine import layout
 
@@ -23,12 +23,16 @@ ALL: LoadKey = 0, layout.EVERYTHING
 
 @dataclass(slots=True)
 class Span:
-    """A request in flight, from its issue on; end_ns is None while it still is."""
+    """A request in flight, from its issue on; end_ns is None while it still is.
+
+    After a request was presumed completed, `begin_ns` is when the next record of it came.
+    """
 
     device: int
     op: int
     issue_ns: int
     end_ns: int | None = None
+    begin_ns: int = 0
 
     def counted_in(self) -> list[LoadKey]:
         """The groups in whose figures it counts."""
@@ -37,7 +41,7 @@ class Span:
     def within(self, start_ns: int, end_ns: int) -> tuple[int, int]:
         """Its part inside an interval: start and end."""
         last_ns = end_ns if self.end_ns is None else min(self.end_ns, end_ns)
-        return max(self.issue_ns, start_ns), last_ns
+        return max(self.issue_ns, self.begin_ns, start_ns), last_ns
 
 
 class InFlight(Reference):
@@ -53,6 +57,9 @@ class InFlight(Reference):
         self._backwards: Counter[LoadKey] = Counter()  # d2c of completions before their issue
         self._start_ns = 0
         self._alone: set[int] = set()  # completions without issue in this interval, by id(pending)
+        self._presumed: dict[int, Span] = {}  # completed, as events were lost; by id(pending)
+        self._slowest: dict[int, int] = {}  # d2c of this interval's requests, by device
+        self._lost = self._lost_at_ns = self._n_presumed = 0
 
     def process(self, record: Trace) -> None:
         super().process(record)
@@ -64,10 +71,44 @@ class InFlight(Reference):
         self._most |= self._level()
 
     def on_flight_end(self, pending: Pending, time_ns: int) -> None:
+        self._presumed.pop(id(pending), None)  # another object may get its id
         span = self._spans.pop(id(pending), None)
         if span is not None:
             span.end_ns = time_ns
             self._ended.append(span)
+
+    def on_found(self, pending: Pending, time_ns: int) -> None:
+        if (span := self._presumed.pop(id(pending), None)) is not None:
+            self._n_presumed -= 1
+            again = Span(span.device, span.op, span.issue_ns, begin_ns=time_ns)
+            self._spans[id(pending)] = again
+            self._most |= self._level()
+
+    def _match(self, key: Key, issue: Trace, *args: Any) -> None:
+        super()._match(key, issue, *args)
+        d2c_ns = args[2]
+        self._slowest[issue.device] = max(self._slowest.get(issue.device, 0), d2c_ns)
+
+    def _presume(self, end_ns: int, lost: int) -> None:
+        """Presume requests completed that are overdue, if there are no more than lost events."""
+        if lost > self._lost:
+            self._lost_at_ns = end_ns
+        self._lost = lost
+        overdue = [
+            pending
+            for pending in self.waiting()
+            if (span := self._spans.get(id(pending))) is not None
+            and not (pending.done or pending.error or pending.was_requeued)
+            and pending.time < self._lost_at_ns
+            and span.device in self._slowest
+            and end_ns - pending.time > max(10**9, self._slowest[span.device])
+        ]
+        if len(overdue) + self._n_presumed <= lost:
+            for pending in overdue:
+                self._n_presumed += 1
+                span = self._spans[id(pending)]
+                self.on_flight_end(pending, end_ns)
+                self._presumed[id(pending)] = span
 
     def on_unmatched_completion(self, pending: Pending) -> None:
         self.completions_without_issue += 1
@@ -88,9 +129,15 @@ class InFlight(Reference):
     def _level(self) -> Counter[LoadKey]:
         return Counter(key for span in self._spans.values() for key in span.counted_in())
 
-    def loads(self, end_ns: int) -> dict[LoadKey, Figures]:
-        """End an interval: its figures in flight. Call it after `cut`."""
+    def loads(self, end_ns: int, lost: int = 0) -> dict[LoadKey, Figures]:
+        """End an interval: its figures in flight. Call it after `cut`.
+
+        Args:
+            lost: how many events were lost so far.
+        """
         start_ns = self._start_ns
+        self._presume(end_ns, lost)
+        self._slowest.clear()
         self._alone.clear()
         groups: dict[LoadKey, list[Span]] = {ALL: []}
         for span in [*self._ended, *self._spans.values()]:

@@ -613,6 +613,7 @@ class Reference(Reader):
                 return
             self._store(key, record)
             return
+        self.on_found(pending, record.time)
         is_older = pending.time < record.time
         pair = (pending.record, record) if is_older else (record, pending.record)
         if self.max_age_ns is not None and abs(record.time - pending.time) > self.max_age_ns:
@@ -757,7 +758,9 @@ class Reference(Reader):
             pending = None
         if pending is None:
             self._store(key, record)
-        elif pending.is_issued and pending.time <= record.time:
+            return
+        self.on_found(pending, record.time)
+        if pending.is_issued and pending.time <= record.time:
             self._give_back(key, record.time)
 
     def _give_back(self, key: Key, time_ns: int) -> None:
@@ -865,6 +868,9 @@ class Reference(Reader):
 
     def on_flight_end(self, pending: Pending, time_ns: int) -> None:
         """A request is no longer in flight, if it was."""
+
+    def on_found(self, pending: Pending, time_ns: int) -> None:
+        """A record of the key of a pending one has been read."""
 
     def on_unmatched_completion(self, pending: Pending) -> None:
         """A completion's issue has not been read. It becomes pending, or a full table drops it."""

@@ -61,7 +61,10 @@ def compare(
         rest = rest[taken:]
         cut = engine.snapshot(end_ns)
         reference.cut()
-        assert loads_of(cut) == reference.loads(reference.now_ns if end_ns is None else end_ns)
+        counters = engine.counters()
+        lost = counters["lost_events"] + counters["sequence_gaps"]
+        end_ns = reference.now_ns if end_ns is None else end_ns
+        assert loads_of(cut) == reference.loads(end_ns, lost)
         assert engine.counters()["completions_without_issue"] == reference.completions_without_issue
     assert rest == b""
 
@@ -172,6 +175,97 @@ def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
     engine.snapshot(300)
     engine.feed(encode([issue(310, 1, 512), complete(350, 1, 512)]))
     assert loads_of(engine.snapshot(400))[SDA, ALL_OPS] == (0, 1, 0, 40, 40)
+
+
+S = 10**9
+
+
+def flowing(start_ns: int, end_ns: int, device: int = SDA) -> list[Record]:
+    """A request of 1 ms every 100 ms."""
+    times = range(start_ns, end_ns, S // 10)
+    return [
+        one
+        for t in times
+        for one in (
+            issue(t, 10**6, 512, device=device),
+            complete(t + S // 1000, 10**6, 512, device=device),
+        )
+    ]
+
+
+def loads_by_second(engine: Engine, seconds: int, lost: int, start_s: int = 1) -> list[Any]:
+    """Figures of SDA for each second, in which requests flow; events are lost in the first one."""
+    found = []
+    for second in range(start_s, start_s + seconds):
+        engine.feed(encode(flowing(second * S, (second + 1) * S)))
+        engine.set_lost_outside(lost)
+        found.append(loads_of(engine.snapshot((second + 1) * S))[SDA, ALL_OPS])
+    return found
+
+
+def test_request_whose_completion_may_be_lost_is_not_in_flight_once_it_is_overdue() -> None:
+    engine = fed([issue(S - 5, 1, 4096)])
+    before, presumed, *after = loads_by_second(engine, 4, lost=1)[0:4]
+    assert before[0] == 0  # overdue at the end of this very interval
+    assert engine.pending == 1
+    for in_flight, most, oldest_ns, busy_ns, _ in (presumed, *after):
+        assert (in_flight, most, oldest_ns, busy_ns) == (0, 1, 0, S // 100)
+    assert engine.counters()["issues_without_completion"] == 1
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_requests_stay_in_flight_if_more_are_overdue_than_events_were_lost(lost: int) -> None:
+    engine = fed([issue(n, n, 4096) for n in range(3)])
+    assert [load[0] for load in loads_by_second(engine, 3, lost)] == [3, 3, 3]
+
+
+def test_requests_stay_in_flight_on_a_device_that_completes_nothing() -> None:
+    engine = fed([issue(5, 1, 4096, device=SDB)])
+    engine.set_lost_outside(9)
+    engine.feed(encode(flowing(S, 4 * S)))
+    assert loads_of(engine.snapshot(4 * S))[SDB, ALL_OPS][0] == 1
+
+
+def test_request_issued_after_a_loss_stays_in_flight() -> None:
+    engine = Engine()
+    loads_by_second(engine, 1, lost=1)
+    engine.feed(encode([issue(2 * S, 1, 4096)]))
+    assert [load[0] for load in loads_by_second(engine, 3, lost=1, start_s=2)] == [1, 1, 1]
+
+
+def test_request_that_was_presumed_completed_still_matches() -> None:
+    engine = fed([issue(S - 5, 1, 4096)])
+    loads_by_second(engine, 2, lost=1)
+    engine.feed(encode([complete(3 * S + 7, 1, 4096)]))
+    cut = engine.snapshot(4 * S)
+    assert cut.rows["d2c_ns"]["max"].tolist() == [2 * S + 12]
+    assert loads_of(cut)[SDA, ALL_OPS] == (0, 1, 0, 0, 0)
+    assert engine.pending == 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_in_flight_equals_reference_where_events_are_lost(seed: int) -> None:
+    rng = random.Random(f"lost {seed}")
+    parts = {tw.READ | tw.FS: 8192, tw.WRITE | tw.FS: 4096}
+    records = []
+    now_ns = S
+    for _ in range(300):
+        now_ns += rng.randrange(S // 20)
+        category = rng.choice([*parts])
+        sector, size = rng.randrange(60) * 16, parts[category]
+        device = rng.choice([SDA, SDB])
+        records.append(issue(now_ns, sector, size, category, device))
+        late_ns = rng.choice([1, S // 1000, S // 100, S // 10, 3 * S])
+        if rng.random() < 0.1:
+            requeued = tw.act(category | tw.REQUEUE, tw.EV_REQUEUE)
+            records.append(replace(records[-1], time_ns=now_ns + late_ns // 2, action=requeued))
+        done = size if rng.random() < 0.9 else 4096
+        records.append(complete(now_ns + late_ns, sector, done, category, device))
+    records.sort(key=lambda r: r.time_ns)
+    numbered = [replace(r, sequence=n + 1) for n, r in enumerate(records)]
+    kept = [r for r in numbered if rng.random() < rng.choice([0.9, 0.99, 1])]
+    ends_ns = [t * S // 2 for t in range(3, 2 * kept[-1].time_ns // S)]
+    compare(kept, ends_ns, max_age_ns=rng.choice([5 * S, NEVER_NS]))
 
 
 def test_row_of_all_devices_exists_without_records() -> None:

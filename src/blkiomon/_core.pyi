@@ -77,6 +77,13 @@ class Engine:
         At first it is 2^64-1: no request is slow.
         """
 
+    def set_lost_outside(self, lost_events: int) -> None:
+        """Set how many events were lost so far of which the stream has no mark.
+
+        0 to 2^63-1, never less than before. ``counters`` adds them to ``lost_events``. Raises
+        ValueError.
+        """
+
     def feed(self, data: ReadableBuffer, until_ns: int | None = None) -> int:
         """Process the next bytes of the stream, cut anywhere; returns how many were taken.
 
@@ -189,7 +196,7 @@ class Engine:
         - ``driver_data_records``: of category DRV_DATA.
         - ``evicted``: pending records removed by age or number, and completions refused near
           ``max_pending``.
-        - ``lost_events``: counted by the tracer's marks.
+        - ``lost_events``: counted by the tracer's marks, or by ``set_lost_outside``.
         - ``sequence_gaps``: missing sequence numbers, for each device and CPU.
         - ``completions_without_issue``, ``issues_without_completion``: unmatched; see
           ``blkiomon.interval.value.Counts``.

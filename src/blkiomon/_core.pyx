@@ -233,6 +233,13 @@ cdef class Engine:
         self.s.has_filter = self.s.has_wanted or self.s.over_device_limit > 0 or from_ns > 0
         self._leave()
 
+    def set_lost_outside(self, lost_events):
+        if not 0 <= lost_events < 1 << 63:
+            raise ValueError(f"lost_events must be from 0 to 2^63-1, not {lost_events}")
+        self._enter()
+        self.s.lost_outside = lost_events
+        self._leave()
+
     cdef void _choose_functions(self, bint by_avx2) noexcept:
         self.s.account_deferred = account_deferred_plainly
         self.s.pair_batch = pair_plainly
@@ -971,7 +978,7 @@ cdef class Engine:
                 "mismatches": self.s.mismatches,
                 "driver_data_records": self.s.driver_data,
                 "evicted": self.s.evicted,
-                "lost_events": self.s.lost_events,
+                "lost_events": self.s.lost_events + self.s.lost_outside,
                 "sequence_gaps": self.s.sequence_gaps,
                 "completions_without_issue": self.s.completions_without_issue,
                 "issues_without_completion": max(

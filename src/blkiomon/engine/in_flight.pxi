@@ -9,7 +9,11 @@
 # A request that is given up was in flight until then. Busy time is known only for whole devices.
 # With as_original, nothing reads these figures.
 #
-# Entry points: begin_flight, end_flight, give_up, from pairing, multi_step, eviction. From
+# If a completion is lost, its issue stays pending for max_age_ns, and the device would seem busy
+# for all that time. presume_completed() takes such issues out of flight.
+#
+# Entry points: begin_flight, end_flight, give_up, from pairing, multi_step, eviction;
+# resume_flight, from pairing and multi_step. From
 # Engine.snapshot(), in this order: integrate_in_flight, count_load_rows, move_load_rows,
 # free_idle_devices. Never allocates.
 
@@ -75,28 +79,72 @@ cdef inline void give_up(State *s, const Pending *p, uint64_t now_ns) noexcept n
             s.integrals[device_of(p.key)].ns[op] += now_ns - p.time_ns
 
 
+cdef inline void resume_flight(State *s, Pending *p, uint64_t now_ns) noexcept nogil:
+    """Count an issue that was presumed completed as in flight again, as a record of it has come."""
+    cdef unsigned int op
+    if likely(p == NULL or not p.state & IS_PRESUMED):
+        return
+    p.state &= ~<uint32_t> IS_PRESUMED
+    s.n_presumed -= 1
+    s.issues_given_up -= 1
+    op = op_of(cell_in(p.state))
+    begin_flight(s, device_of(p.key), op, now_ns)
+    if now_ns > p.time_ns:                      # in flight from now on, not since its issue
+        s.integrals[device_of(p.key)].ns[op] -= now_ns - p.time_ns
+
+
 # --- at a snapshot ----------------------------------------------------------------------------
 
 cdef inline bint is_overdue(const State *s, const Pending *p, uint64_t end_ns) noexcept nogil:
     """Whether the completion of an issue was most likely lost: see OVERDUE_NS."""
     cdef uint64_t age_ns = end_ns - p.time_ns if p.time_ns < end_ns else 0
-    return s.stream_ended or age_ns > max(
-        <uint64_t> OVERDUE_NS, s.integrals[device_of(p.key)].slowest_ns
+    return age_ns > max(<uint64_t> OVERDUE_NS, s.integrals[device_of(p.key)].slowest_ns)
+
+
+cdef inline bint may_be_presumed(const State *s, const Pending *p, uint64_t end_ns) noexcept nogil:
+    """Whether an issue is overdue, and events were lost after it."""
+    return (
+        p.state & (IS_ISSUE | IS_PRESUMED) == IS_ISSUE and p.time_ns < s.lost_at_ns
+        and is_overdue(s, p, end_ns)
     )
 
 
-cdef uint64_t integrate_pending(State *s, uint64_t end_ns) noexcept nogil:
-    """Sum up how long pending requests have been in flight; returns how many are overdue."""
+cdef void presume_completed(State *s, uint64_t end_ns) noexcept nogil:
+    """Take every issue out of flight whose completion may be lost. They stay pending."""
+    cdef Cursor c = Cursor(0, 0)
+    cdef Pending *p
+    while (p := next_entry(&s.pending, &c)) != NULL:
+        if may_be_presumed(s, p, end_ns):
+            give_up(s, p, end_ns)
+            p.state |= IS_PRESUMED
+            s.n_presumed += 1
+
+
+cdef uint64_t integrate_pending(
+    State *s, uint64_t end_ns, uint64_t *presumable
+) noexcept nogil:
+    """Sum up how long pending requests have been in flight; returns how many are overdue.
+
+    Writes to *presumable how many of these may be presumed completed.
+    """
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t overdue = 0
+    cdef uint64_t i
     cdef unsigned int op
     cdef Pending *p
     cdef InFlightIntegral *integral
+    presumable[0] = 0
+    for i in range(s.devices_end):
+        for op in range(OPS):
+            s.integrals[i].pending_ns[op] = 0
+            s.integrals[i].oldest_ns[op] = end_ns
     while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & (IS_ISSUE | IS_MULTI_STEP):
             p.state |= IS_COUNTED
             continue
-        overdue += p.state & (IS_ISSUE | WAS_ISSUED) != 0 and is_overdue(s, p, end_ns)
+        if p.state & (IS_ISSUE | WAS_ISSUED) != 0 and not p.state & IS_PRESUMED:
+            overdue += s.stream_ended or is_overdue(s, p, end_ns)
+            presumable[0] += may_be_presumed(s, p, end_ns)
         if is_in_flight(p) and p.time_ns < end_ns:
             op = op_of(cell_in(p.state))
             integral = &s.integrals[device_of(p.key)]
@@ -109,7 +157,8 @@ cdef uint64_t integrate_pending(State *s, uint64_t end_ns) noexcept nogil:
 cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
     """Compute the terms of every device's integral, and the oldest request in flight."""
     cdef uint64_t i
-    cdef uint64_t overdue = 0
+    cdef uint64_t overdue, presumable
+    cdef uint64_t lost = s.lost_events + s.lost_outside + s.sequence_gaps
     cdef unsigned int op
     cdef const Account *a
     if s.as_original:
@@ -118,16 +167,20 @@ cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
         s.integrals[i].slowest_ns = <uint64_t> -1     # until a completion: see OVERDUE_NS
         for op in range(OPS):
             s.integrals[i].ended_ns[op] = 0
-            s.integrals[i].pending_ns[op] = 0
-            s.integrals[i].oldest_ns[op] = end_ns
     for i in range(s.n_active):
         a = s.accounts[i]
         s.integrals[a.device].ended_ns[a.op] += a.d2c_ns.sum
         if s.integrals[a.device].slowest_ns == <uint64_t> -1:
             s.integrals[a.device].slowest_ns = 0
         s.integrals[a.device].slowest_ns = max(s.integrals[a.device].slowest_ns, a.d2c_ns.max)
-    if s.pending.used != 0:
-        overdue = integrate_pending(s, end_ns)
+    if lost > s.lost_before:
+        s.lost_at_ns = end_ns
+    s.lost_before = lost
+    overdue = integrate_pending(s, end_ns, &presumable)
+    # If there are more than lost events, some request hangs, and it is not known which.
+    if presumable != 0 and presumable + s.n_presumed <= lost:
+        presume_completed(s, end_ns)
+        overdue = integrate_pending(s, end_ns, &presumable)
     s.issues_without_completion = max(s.issues_without_completion, s.issues_given_up + overdue)
 
 

@@ -28,7 +28,7 @@ cdef enum:
 # --- entries of several steps ------------------------------------------------------------------
 
 cdef inline bint is_in_flight(const Pending *p) noexcept nogil:
-    return (p.state & IS_ISSUE) != 0 or (
+    return p.state & (IS_ISSUE | IS_PRESUMED) == IS_ISSUE or (
         p.state & (IS_MULTI_STEP | IN_FLIGHT) == <uint32_t> (IS_MULTI_STEP | IN_FLIGHT)
     )
 
@@ -302,6 +302,7 @@ cdef void handle_requeue(State *s, const Batch *b, int i) noexcept nogil:
     if p != NULL and p.time_ns < item.time_ns and item.time_ns - p.time_ns > s.max_age_ns:
         evict(s, p)
         p = NULL
+    resume_flight(s, p, item.time_ns)
     if p == NULL:                               # its issue may be read later
         evict_if_full(s)
         p = reserve_slot(&s.pending, place_of(s, &s.pending, item.sector, item.key))

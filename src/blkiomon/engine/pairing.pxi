@@ -380,6 +380,7 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
         evict_if_full(s)
         set_pending(s, reserve_slot(&s.pending, place), b, i)
         return
+    resume_flight(s, p, item.time_ns)
 
     pending_is_older = p.time_ns < item.time_ns
     d2c_ns = item.time_ns - p.time_ns if pending_is_older else p.time_ns - item.time_ns

@@ -117,6 +117,8 @@ cdef enum:                                      # Pending.state
     HAS_HUGE_TIME = 1 << 0
     IS_STORED = 1 << 1                          # State.stored has the full record
     WAS_REPORTED = 1 << 2                       # as a request that hangs: see slow.pxi
+    # An issue whose completion was most likely lost: not in flight. See presume_completed().
+    IS_PRESUMED = 1 << 3
     CELL_SHIFT = 8                              # five bits: see cell_of()
     CELL_BITS = 0x1f << 8
     IS_ISSUE = 1 << 13
@@ -410,6 +412,10 @@ cdef struct State:
     uint64_t sequence_gaps                      # records missing by their sequence numbers
     uint64_t gaps_reported                      # up to the latest snapshot
     uint64_t lost_events                        # by the tracer's marks
+    uint64_t lost_outside                       # those that the stream does not contain
+    uint64_t lost_before                        # of all kinds, at the latest snapshot with a loss
+    uint64_t lost_at_ns                         # when that was
+    uint64_t n_presumed                         # pending records with IS_PRESUMED, so far
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
     # pending requests and requests in flight: written by pair()

@@ -227,8 +227,9 @@ class Monitor:
 
     def count_outside(self, lost: int, skipped_bytes: int) -> None:
         """Set the source's totals of lost events and skipped bytes: the engine cannot see them."""
-        if (lost, skipped_bytes) != (self._outside.lost_events, self._outside.skipped_bytes):
-            self._outside = Counts(lost_events=lost, skipped_bytes=skipped_bytes)
+        self.engine.set_lost_outside(lost)
+        if skipped_bytes != self._outside.skipped_bytes:
+            self._outside = Counts(skipped_bytes=skipped_bytes)
 
     @property
     def start_ns(self) -> int:
