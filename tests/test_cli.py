@@ -290,6 +290,34 @@ def test_drop_in_begins_to_read_before_it_loads_numpy(
     assert (tmp_path / "out").stat().st_size
 
 
+def test_drop_in_loads_numpy_first_if_its_address_space_is_limited(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))\n"
+    done = runner.python(limit + READS, "-I", "1000", "-h", tmp_path / "out", stdin=ONE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("late", ["import numpy.linalg", "import numpy; numpy.ones(1)"])
+def test_numpy_that_was_put_off_loads_whole(late: str) -> None:
+    """Also by the import of a submodule, and by the first of several threads."""
+    code = f"""
+import sys, threading
+from blkiomon.commands.late_numpy import put_off_numpy
+put_off_numpy()
+sys.setswitchinterval(1e-6)
+found = []
+def use():
+    {late}
+    found.append(numpy.linalg.norm([3, 4]))
+threads = [threading.Thread(target=use) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert found == [5.0] * 4, found
+"""
+    done = runner.python(code)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_drop_in_loads_numpy_while_it_waits_for_the_first_record() -> None:
     with runner.Running("-I", "1000").started() as running:
         maps = Path(f"/proc/{running.process.pid}/maps")

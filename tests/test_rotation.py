@@ -20,6 +20,8 @@ from runner import LONG, TERMINATED, Running, until
 from test_full_disk import sizes
 from tracewriter import driver_data, encode, issue
 
+from blkiomon.engine import layout
+
 CONTRIB = Path(__file__).parent.parent / "contrib"
 OUTPUTS = {
     "-h": "out.txt",
@@ -274,6 +276,37 @@ def _read(path: Path) -> bytes:
 def _requests(path: Path) -> int:
     lines = path.read_bytes().splitlines()
     return sum(json.loads(line)["total"]["requests"] for line in lines)
+
+
+HANGS_UP_FIRST = """
+import os, signal, sys, time
+from blkiomon.commands import cli
+from blkiomon.commands.signals import StopSignals
+readv, enter = os.readv, StopSignals.__enter__
+def wait(*arguments):  # until the threads of the outputs reopen their files
+    time.sleep(0.02)
+    return readv(*arguments)
+def hang_up(self):
+    entered = enter(self)
+    os.kill(os.getpid(), signal.SIGHUP)
+    return entered
+os.readv, StopSignals.__enter__ = wait, hang_up
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_hangup_before_the_first_read_loses_nothing(is_file: bool, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_bytes(ONE)
+    outputs = tmp_path / "h", tmp_path / "b"
+    arguments = ["-I", "1000", "-h", str(outputs[0]), "-b", str(outputs[1])]
+    if is_file:
+        arguments.append(str(trace))
+    done = runner.python(HANGS_UP_FIRST, *arguments, stdin=b"" if is_file else ONE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"device: 8,0" in outputs[0].read_bytes()
+    assert outputs[1].stat().st_size == layout.STATS_03.itemsize
 
 
 def test_unit_reloads_by_hangup() -> None:

@@ -63,6 +63,14 @@ def kinds(line: dict[str, Any]) -> dict[str, str]:
     return {finding["name"]: finding["kind"] for finding in line["findings"]}
 
 
+def test_drop_in_takes_a_topology() -> None:
+    topology = SLOW_PATH.with_name("iscsi-slow-path.topology.json")
+    trace = SLOW_PATH.with_name("iscsi-slow-path.blktrace.0.xz")
+    named = runner.run("-I", "1000", "-h", "-", "--topology", topology, trace)  # not runner.call:
+    assert (named.returncode, named.stderr) == (0, b"")  # here numpy is loaded already
+    assert named.stdout == runner.succeed("-I", "1000", "-h", "-", trace)
+
+
 def test_outputs_have_the_names_that_were_saved_beside_the_trace() -> None:
     output = runner.succeed("-I", "60", "--json", "-", "--slow", "100:-", SLOW_PATH)
     slow, *_, last = output.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import select
 import signal
@@ -237,6 +238,26 @@ cli._interruptible(command, [])
 """
     done = runner.python(code)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_signal_before_the_first_read_of_a_pipe(pack: Callable[[bytes], bytes]) -> None:
+    """What is compressed is not read any more: its writer can wait."""
+    code = """
+import os, signal, sys
+from blkiomon.commands import cli
+from blkiomon.commands.signals import StopSignals
+enter = StopSignals.__enter__
+def terminate(self):
+    entered = enter(self)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return entered
+StopSignals.__enter__ = terminate
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    done = runner.python(code, "-I", "1000", "-h", "-", stdin=pack(ONE))
+    assert (done.returncode, done.stderr.decode()) == (0, TERMINATED)
+    assert (b"device: 8,0" in done.stdout) == (pack is bytes)
 
 
 SCRIPT = Path(sysconfig.get_path("scripts"), "blkiomon")

@@ -864,17 +864,35 @@ def test_garbage_after_compressed_data_is_an_error(tmp_path: Path, packing: Any)
     )
 
 
-def test_zstd_file_without_the_library_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("packed", "missing", "expected"),
+    [
+        (
+            zstandard.compress(b"anything"),
+            ("zstandard", "compression.zstd"),
+            "zstd: pip install 'blkiomon[zstd]'",
+        ),
+        (
+            lzma.compress(b"anything"),
+            ("lzma",),
+            "xz, which this Python was built without: unpack it first",
+        ),
+    ],
+    ids=["zstd", "xz"],
+)
+def test_compressed_file_without_its_library_names_it(
+    packed: bytes,
+    missing: tuple[str, ...],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "trace").write_bytes(zstandard.compress(b"anything"))
-    for module in ("zstandard", "compression.zstd"):
+    (tmp_path / "trace").write_bytes(packed)
+    for module in missing:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SourceError) as error:
         open_trace([tmp_path / "trace"])
-    assert str(error.value) == (
-        f"{tmp_path}/trace is compressed with zstd: pip install 'blkiomon[zstd]'"
-    )
+    assert str(error.value) == f"{tmp_path}/trace is compressed with {expected}"
 
 
 # -- memory ----------------------------------------------------------------------------------------

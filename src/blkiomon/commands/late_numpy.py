@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gc
+import resource
 import sys
+import threading
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
+
+_lock = threading.RLock()  # a second thread waits until the first one has loaded a module
+_late: list[_LateModule] = []  # those that are not loaded yet
 
 
 class _LateModule(ModuleType):
@@ -14,25 +19,41 @@ class _LateModule(ModuleType):
 
     # Not importlib's LazyLoader: its modules run as soon as they are imported a second time.
     def __getattr__(self, name: str) -> Any:
-        self._run()
-        return getattr(self, name)
+        self.load()
+        return ModuleType.__getattribute__(self, name)
 
-    def _run(self) -> None:
-        assert self.__spec__ is not None and self.__spec__.loader is not None
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        self.__spec__.loader.exec_module(self)
+    def load(self) -> None:
+        with _lock:
+            if self not in _late:  # loaded; or it looks for an attribute of its own while it loads
+                return
+            spec = self.__spec__
+            assert spec is not None and spec.loader is not None
+            _late.remove(self)
+            if spec.submodule_search_locations is not None:
+                self.__path__ = spec.submodule_search_locations
+            try:
+                spec.loader.exec_module(self)
+            except BaseException:
+                _late.append(self)
+                raise
+            self.__class__ = ModuleType  # type: ignore[assignment]
 
 
 def put_off_numpy() -> None:
     """Let ``import`` of numpy return at once; its first use, or ``load_numpy``, loads it.
 
-    Only for runs with one thread until then.
+    If the address space is limited, numpy is loaded first: threads would take the room it needs.
     """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
     for name in ("numpy", "blkiomon.engine.layout"):  # layout makes dtypes
         if name in sys.modules or (spec := find_spec(name)) is None:
             continue  # loaded already; or missing, which its import reports
         module = module_from_spec(spec)
+        vars(module).pop("__path__", None)  # an import of a submodule looks for it: that loads it
         module.__class__ = _LateModule
+        assert isinstance(module, _LateModule)
+        _late.append(module)
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
         if parent:
@@ -41,10 +62,9 @@ def put_off_numpy() -> None:
 
 def load_numpy() -> None:
     """Load what was put off; later, after an hour-long interval, an upgrade may have removed it."""
-    late = [module for module in sys.modules.values() if isinstance(module, _LateModule)]
-    if late:
+    if _late:
         gc.disable()  # garbage collection of what is imported would take a tenth of the time
-        for module in late:
-            module._run()
+        for module in [*_late]:
+            module.load()
         gc.freeze()
         gc.enable()

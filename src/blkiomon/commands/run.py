@@ -386,7 +386,7 @@ def _read(
     poll.register(fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
     is_at_begin = True
-    if not poll.poll(0):
+    if fd not in dict(poll.poll(0)):
         load_numpy()  # while there is nothing to read
     while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
@@ -405,7 +405,8 @@ def _read(
             # Records that the tracer has already written still count.
             poll.unregister(stop.fd)
             if poll.poll(0) and (n := os.readv(fd, [buffer])):
-                pipeline.feed(buffer[:n])
+                if not (is_at_begin and is_packed(bytes(buffer[:HEAD_BYTES]))):
+                    pipeline.feed(buffer[:n])
             return False, b""
         pipeline.look()
         wait_s = min(left_s, pipeline.most_wait_s)  # poll takes no more than 2^31 ms

@@ -139,8 +139,14 @@ def _is_xz(head: bytes) -> bool:
     return head[:6] == b"\xfd7zXZ\0"
 
 
-def _xz_packing() -> Packing:
-    import lzma
+def _xz_packing(file: str) -> Packing:
+    """Raises SourceError: this Python has no lzma."""
+    try:
+        import lzma
+    except ImportError as error:
+        raise SourceError(
+            f"{file} is compressed with xz, which this Python was built without: unpack it first"
+        ) from error
 
     def unpacker() -> lzma.LZMADecompressor:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY_BYTES)
@@ -252,7 +258,7 @@ class Reader:
         if _GZIP.matches(self._head):
             self._packing = _GZIP
         elif _is_xz(self._head):
-            self._packing = _xz_packing()
+            self._packing = _xz_packing(self.name)
         elif _is_zstd(self._head):
             self._packing = _zstd_packing(self.name)
         if self._packing is not None:
