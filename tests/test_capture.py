@@ -356,7 +356,7 @@ OPERATIONS = [
     ("ZF", tw.WRITE | 1 << 19 | tw.FS),
     ("ZO", tw.WRITE | 1 << 20 | tw.FS),
     ("ZC", tw.WRITE | 1 << 21 | tw.FS),
-    ("N", tw.READ | tw.PC | 1 << 22),  # with sectors: write zeroes of old kernels
+    ("N", tw.WRITE | 1 << 22 | tw.FS),  # with sectors: write zeroes of old kernels
 ]
 
 
@@ -365,6 +365,21 @@ def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) ->
     for kernel in sorted(path.name for path in FORMATS.glob("[0-9]*")):
         (record,) = blkiomon.read_trace(as_record(kernel, "block_rq_issue", rwbs))
         assert categories(record) == tw.ISSUE | expected
+
+
+@pytest.mark.parametrize("kernel", sorted(p.name for p in FORMATS.glob("[0-9]*")))
+def test_write_zeroes_and_passthrough_differ_by_their_sectors(kernel: str) -> None:
+    """Kernels before 7.3 print N for both; a passthrough request has no sector."""
+    for event, passthrough in (
+        ("block_rq_issue", {"sector": 0, "nr": 0}),
+        ("block_rq_complete", {"sector": -1, "nr": 8}),
+    ):
+        (zeroes,) = blkiomon.read_trace(as_record(kernel, event, "N", sector=80, nr=8))
+        (other,) = blkiomon.read_trace(as_record(kernel, event, "N", **passthrough))
+        kind = tw.COMPLETE if "complete" in event else tw.ISSUE
+        assert categories(zeroes) == kind | tw.WRITE | 1 << 22 | tw.FS
+        assert categories(other) == kind | tw.READ | tw.PC
+        assert (zeroes["sector"], other["sector"]) == (80, 0)
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.3"])

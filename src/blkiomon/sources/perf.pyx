@@ -260,6 +260,9 @@ cdef size_t write_record(
     cdef uint32_t sectors = load_u32(raw + e.nr_sector)
     cdef uint32_t n_bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
     cdef uint64_t sector = load64(raw + e.sector)
+    if category & CAT_PC and sectors != 0 and sector != NEVER:
+        # Write zeroes before Linux 7.3. Only a passthrough request has no sector or no length.
+        category ^= CAT_READ | CAT_PC | CAT_WRITE | CAT_WRITE_ZEROES
     if sector == NEVER:
         sector = 0
     if e.is_bio:
@@ -268,8 +271,6 @@ cdef size_t write_record(
             n_bytes = ALL_BYTES
     if category & CAT_PC == 0:
         category |= CAT_FS
-    elif sectors != 0 and e.category & CAT_COMPLETE == 0:
-        category |= CAT_WRITE_ZEROES            # before Linux 7.3; passthrough shows no sectors
     if e.category & CAT_QUEUE:
         category &= ~<uint32_t> (CAT_FS | CAT_PC)
     category |= e.category
