@@ -23,6 +23,7 @@ import runner
 from quirks import ONE
 from runner import TERMINATED, Running
 from sanitizers import unpreloaded
+from tracewriter import encode, issue
 
 from blkiomon.commands.config import Config
 from blkiomon.commands.pipeline import Pipeline
@@ -258,6 +259,18 @@ sys.exit(cli.main(sys.argv[1:]))
     done = runner.python(code, "-I", "1000", "-h", "-", stdin=pack(ONE))
     assert (done.returncode, done.stderr.decode()) == (0, TERMINATED)
     assert (b"device: 8,0" in done.stdout) == (pack is bytes)
+
+
+def test_signal_ends_a_run_whose_time_jumps_by_very_many_intervals(tmp_path: Path) -> None:
+    jump_ns = 9_000 * 10**9
+    times = [*range(10**9, 10**9 + 10 * jump_ns, jump_ns)]
+    (tmp_path / "trace").write_bytes(encode(issue(t, n, 512) for n, t in enumerate(times)))
+    log = tmp_path / "log"
+    with Running("-I", "0.1", "--json", log, tmp_path / "trace").started() as running:
+        runner.until(lambda: log.stat().st_size > 1 << 16, "intervals")
+        running.succeed(signal.SIGTERM, said=TERMINATED)
+    intervals = log.read_bytes().count(b"\n")
+    assert intervals < 100_000  # of 300,000, the limit of idle intervals
 
 
 SCRIPT = Path(sysconfig.get_path("scripts"), "blkiomon")

@@ -9,6 +9,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.late_numpy import load_numpy
 from blkiomon.commands.no_requests import NoRequests
 from blkiomon.commands.recorded import Beginning
+from blkiomon.commands.signals import Stopped
 from blkiomon.console import complain, how_many
 from blkiomon.engine.constants import OPS
 from blkiomon.formats.debug import Final
@@ -24,6 +25,9 @@ from blkiomon.sources.streams import SortedStream
 
 LOOK_S = 1.0
 """How often a live run looks for requests that hang."""
+
+MOST_AFTER_STOP = 1000
+"""So many more intervals may end after a signal: where time jumps, a few bytes end very many."""
 
 SKIPS_SHOWN = 20
 """The first so many skipped parts of the input are reported one by one, the others together."""
@@ -41,6 +45,9 @@ class Pipeline:
         sorts: the stream may have one CPU's records after another's, see ``SortedStream``.
         annotate: what is delivered in place of an interval.
         begun_ns: monotonic time since which records may have come; default: now.
+
+    Attributes:
+        has_stopped: whether a signal has come; the caller may set it.
     """
 
     def __init__(
@@ -89,6 +96,8 @@ class Pipeline:
         self._left = config.most_intervals  # intervals; None: any number
         self._driver_records = 0  # handed over so far
         self._skips = 0
+        self.has_stopped: Callable[[], bool] = lambda: False
+        self._after_stop = 0  # intervals
         self._fed_ns = time.monotonic_ns()
         self._cut_ns = self._fed_ns if begun_ns is None else begun_ns
 
@@ -134,6 +143,7 @@ class Pipeline:
 
         Raises:
             TraceError: they are not a trace. Everything before them has been delivered.
+            Stopped: ``MOST_AFTER_STOP`` is exceeded.
         """
         if self._beginning is not None:
             self._beginning.add(data)
@@ -201,6 +211,10 @@ class Pipeline:
 
     def _put(self, interval: Interval) -> None:
         """Deliver an interval, after the slow requests in it."""
+        if self.has_stopped():
+            self._after_stop += 1
+            if self._after_stop > MOST_AFTER_STOP:
+                raise Stopped
         if self._left is not None:
             if not self._left:
                 return
@@ -248,6 +262,7 @@ class Pipeline:
         Raises:
             TraceError: the stream ended inside a record. Everything before was delivered.
         """
+        self.has_stopped = lambda: False
         slow = self._slow if self._config.outputs.need("slow requests") else None
         lacks_threshold = slow is not None and not slow.has_threshold
         try:

@@ -141,6 +141,7 @@ def _run(
         begun_ns=None if capture is None else capture.begun_ns,
     )
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
+        pipeline.has_stopped = lambda: stop.received
         source, is_complete, failures = _read_all(
             config, pipeline, clock, fd, source, capture, stop, outputs
         )
@@ -259,11 +260,15 @@ def _read_all(
                 is_complete = _read_source(pipeline, clock, source, stop, outputs, progress)
         if stop.received and source is not None:
             pipeline.feed(source.rest())
+    except Stopped:
+        is_complete = False
     except (TraceError, SourceError, OSError, MemoryError) as error:
         failures.append(error)
         _explain(error, config)
     try:
         pipeline.decide(has_ended=not stop.received)
+    except Stopped:
+        is_complete = False
     except (TraceError, MemoryError) as error:
         if not failures:
             _explain(error, config)
