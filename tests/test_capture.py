@@ -25,8 +25,11 @@ import tracewriter as tw
 
 import blkiomon
 from blkiomon._core import Engine
+from blkiomon.commands.cli import parse
+from blkiomon.commands.config import Config
 from blkiomon.engine import layout
 from blkiomon.sources import capture as capturing
+from blkiomon.sources import devices
 from blkiomon.sources.capture import (
     ALL,
     LOCKED_DOWN,
@@ -177,6 +180,29 @@ def test_all_disks_are_hardware_and_what_is_made_of_it(host: Path) -> None:
     assert [device.name for device in all_disks(host)] == ["dm-0", "sda", "sdb"]
 
 
+def test_device_that_all_disks_lack_is_captured_beside_them(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(host, monkeypatch)
+    for names, more in (
+        ([ALL, "loop0"], [7 << 20]),
+        (["loop0", "sdb", "sda1", ALL, ALL], [7 << 20]),
+        ([ALL], []),
+    ):
+        with Capture(names, print, root=host) as capture:
+            assert capture.device_numbers == [DM0, SDA, SDB, *more]
+    with pytest.raises(CaptureError, match="cannot capture sdx: this host has no such block"):
+        Capture([ALL, "sdx"], print, root=host)
+
+
+@pytest.mark.parametrize("number", ["7:0", "7,0"])
+def test_device_to_capture_may_be_a_number(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "device_name", {7 << 20: "loop0"}.get)
+    config = parse(["-I1", "--trace", number, "--trace", "7:9", "--trace", "/dev/by:path/8:x"])
+    assert isinstance(config, Config)
+    assert config.trace == ("loop0", "7:9", "/dev/by:path/8:x")
+
+
 def test_online_cpus_are_read_from_ranges(host: Path) -> None:
     assert capturing._cpus(host, "online") == {0, 1, 3}
 
@@ -203,14 +229,19 @@ class Rings:
     def close(self) -> None: ...
 
 
-@pytest.fixture
-def of_all_disks(host: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture]:
-    """A capture of all disks of the host, an NVMe head among them."""
+def prepare(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the host tracepoints, and captures no rings."""
     monkeypatch.setattr(capturing, "PerfRings", Rings)
     for event in (FORMATS / "6.18").iterdir():
         path = host / "sys/kernel/tracing/events/block" / event.name / "format"
         path.parent.mkdir(parents=True)
         path.write_text(event.read_text())
+
+
+@pytest.fixture
+def of_all_disks(host: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture]:
+    """A capture of all disks of the host, an NVMe head among them."""
+    prepare(host, monkeypatch)
     head = host / "sys/devices/block/nvme0n1"
     (head / "device").mkdir(parents=True)
     (head / "dev").write_text("259:1\n")

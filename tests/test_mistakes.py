@@ -18,6 +18,7 @@ TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 
 ORIGINAL, USAGE, INPUT, OUTPUT = EXIT_FAILURE, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT
 TIME = "takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or more, not"
+NEEDS_OUTPUT = "needs -I or an output: without them, blkiomon summarizes TRACE"
 NO_FILE = "no such file, and no file matches"
 
 MISTAKES = (
@@ -30,6 +31,8 @@ MISTAKES = (
     ("sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
     ("report sda", INPUT, "sda is a block device: `blkiomon stat sda` watches it, "),
     ("stat sda ./t", USAGE, "stat shows devices or traces, not both: sda is a device of this "),
+    ("-I1 --trace 8:1048576 -h -", USAGE, "--trace: device 8:1048576 cannot exist: the limits are"),
+    ("record -o x --trace 4095:9", INPUT, "cannot capture 4095:9: this host has no such block dev"),
     ("stat nothing", INPUT, f"cannot open nothing: {NO_FILE} nothing.blktrace.*, and this host "),
     ("compare t run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
     ("dir", USAGE, "no trace in dir: looked for *.blktrace.0 and so on"),
@@ -43,6 +46,10 @@ MISTAKES = (
     ("s.csv", INPUT, "bad trace: s.csv holds intervals in CSV: open it in a spreadsheet; "),
     ("s.txt", INPUT, "bad trace: s.txt is text written with -h: run with --json instead: "),
     ("cut", INPUT, "bad trace: cut: at byte offset 960: found the end of the input 40 bytes "),
+    ("disk.img", INPUT, "bad trace: disk.img: at byte offset 0: found magic 00000000, expected "),
+    ("report disk.img", INPUT, "bad trace: disk.img: at byte offset 0: found magic 00000000, "),
+    ("compare t disk.img", INPUT, "bad trace: disk.img: at byte offset 0: found magic 00000000"),
+    ("cut.b", INPUT, "cut.b: 100 bytes are less than one struct of statistics (344)"),
     ("-I1 -h - s.jsonl", INPUT, "bad trace: s.jsonl holds intervals in JSON: use `blkiomon "),
     ("decode t", INPUT, "t is a block trace: use `blkiomon t`"),
     ("compare t s.b", INPUT, "s.b: files of -b hold no percentiles: compare traces, or --json"),
@@ -51,6 +58,11 @@ MISTAKES = (
     ("-h", ORIGINAL, "option -h requires argument, the FILE that text is written to; --help prin"),
     ("-h t", ORIGINAL, "the length of an interval is missing: -I SECONDS"),
     ("-I t", ORIGINAL, f"--interval {TIME} 't'"),
+    ("--clock trace t", USAGE, f"--clock {NEEDS_OUTPUT}"),
+    ("-v t", USAGE, f"--verbose {NEEDS_OUTPUT}"),
+    ("--resync --no-final t", USAGE, f"--no-final {NEEDS_OUTPUT}"),
+    ("--queue t", USAGE, "--queue needs --trace DEVICE"),
+    ("--slow-limit 1 t", USAGE, "--slow-limit needs --slow"),
     ("-I 1x t", USAGE, f"--interval {TIME} '1x'"),
     ("stat t 0", USAGE, f"INTERVAL {TIME} '0'"),
     ("stat t 1 2 3", USAGE, "stat takes INTERVAL and COUNT, and no third number: 3"),
@@ -110,12 +122,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "t").write_bytes(trace)
     (path / "cut").write_bytes(trace[:1000])
     (path / "empty").touch()
+    with (path / "disk.img").open("wb") as image:
+        image.truncate(256 << 20)
     (path / "dir").mkdir()
     with tarfile.open(path / "t.tar", "w") as tar:
         tar.add(path / "cut", "cut")
     outputs = {"--json": "s.jsonl", "-b": "s.b", "-h": "s.txt", "--csv": "s.csv"}
     options = [part for option, name in outputs.items() for part in (option, path / name)]
     assert runner.call("-I1", *options, path / "t").returncode == 0
+    (path / "cut.b").write_bytes((path / "s.b").read_bytes()[:100])
     return path
 
 

@@ -111,8 +111,16 @@ def test_age_is_no_reason_where_there_are_only_issues(tmp_path: Path) -> None:
 
 def test_notes_alone_are_no_requests(tmp_path: Path) -> None:
     assert said(tmp_path / "t", [notify_process(S, 1, "fio")]) == (
-        "no request; it holds 1 record: 0 issues and 0 completions"
+        "no request; nothing was issued while it was recorded: it holds notify records only"
     )
+    for options in ([], ["--device", "8:0"], ["--op", "read"], ["--from", "1"]):
+        runner.assert_fails(
+            3,
+            f"{tmp_path / 't'}: nothing was issued while it was recorded: it holds notify records "
+            "only",
+            *options,
+            tmp_path / "t",
+        )
 
 
 def test_many_devices_are_not_all_named(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_recorded_file_has_the_figures_of_its_capture(
     assert (result.returncode, result.stdout) == (0, b"")
     path = tmp_path / "run.blktrace.0"
     assert summary(result) == (
-        f"blkiomon: wrote {path}, 24.1 kB, 500 records in T s; nothing lost\n"
+        f"blkiomon: wrote {path}, 24.1 kB, 502 records in T s; nothing lost\n"
     )
     records = (r for piece in fake.PIECES for r in piece)  # type: ignore[union-attr]
     whole = bytes(captured(TIME, NAME, *records))
@@ -206,7 +206,7 @@ def test_recorded_file_has_the_figures_of_its_capture(
 def test_losses_are_printed_and_in_the_file(fake: type[FakeCapture], tmp_path: Path) -> None:
     fake.PIECES = [requests(3), 1200, requests(3, first=3), 34, requests(3, first=6)]
     result = record("-o", tmp_path / "run")
-    assert summary(result).endswith("18 records in T s; 1,234 events lost\n")
+    assert summary(result).endswith("20 records in T s; 1,234 events lost\n")
     assert figures(tmp_path / "run")["unseen"]["sequence_gaps"] == 1234
 
 
@@ -272,14 +272,14 @@ def test_ring_keeps_the_latest_records_with_their_notes(tmp_path: Path, small_ri
     assert sectors == [i for i in range(600, 1000) for _ in range(2)]
     counts = figures(tmp_path / "run")["unseen"]
     assert counts["sequence_gaps"] == counts["completions_without_issue"] == 0
-    assert text.endswith("800 records (and deleted 1,200 older ones)")
+    assert text.endswith("816 records (and deleted 1,224 older ones)")
 
 
 def test_ring_that_is_not_full_has_deleted_nothing(tmp_path: Path, small_ring: None) -> None:
     text = ring(tmp_path / "run", 8).summary()
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == ["run.blktrace.0", "run.blktrace.1"]
-    assert text.endswith(f"run.blktrace.0 to {tmp_path}/run.blktrace.1, 7.92 kB, 160 records")
+    assert text.endswith(f"run.blktrace.0 to {tmp_path}/run.blktrace.1, 7.92 kB, 164 records")
 
 
 def test_losses_between_two_files_of_a_ring_are_marked(tmp_path: Path, small_ring: None) -> None:
@@ -348,7 +348,9 @@ def test_full_disk_ends_the_recording_with_whole_records(
         f"blkiomon: could not write to {disk}/run: No space left on device; the recording ends"
     )
     whole = blkiomon.summarize(disk / "run")
-    assert f" {2 * whole.total.requests:,} records " in summary(result)
+    captured = 2 + 20 * 2 * n  # with two notify records
+    unwritten = f"{captured - whole.counts.records:,} captured records are not written"
+    assert f" {whole.counts.records:,} records in T s; {unwritten}\n" in summary(result)
     assert whole.total.requests >= n
     assert whole.total.requests % n == 0
 
@@ -392,7 +394,10 @@ def test_full_device_is_a_failure(fake: type[FakeCapture]) -> None:
     with Path("/dev/full").open("wb") as full:
         result = record("-o", "-", stdout=full)
     assert result.returncode == 4
-    assert b"No space left on device" in result.stderr
+    assert summary(result) == (
+        "blkiomon: could not write to standard output: No space left on device; the recording "
+        "ends\nblkiomon: wrote 0 B to standard output in T s; later records are not written\n"
+    )
 
 
 def test_reader_that_takes_nothing_is_given_up_after_a_signal(
@@ -557,7 +562,7 @@ def test_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Signa
         runner.await_size(path, 9600)
         process.signal(number)
         assert process.process.wait(runner.TIMEOUT_S) == 0
-        assert "200 records" in process.stderr
+        assert "202 records" in process.stderr
 
 
 TRAPPED = "trap 'echo caught; exit 9' INT TERM; echo ready; while :; do sleep 0.01; done"
@@ -574,7 +579,7 @@ def test_signal_ends_the_command_too(tmp_path: Path, number: signal.Signals) -> 
             process.signal(number)
         assert process.process.wait(runner.TIMEOUT_S) == 9
         assert process.process.stdout.read() == b"caught\n"
-        assert "200 records" in process.stderr
+        assert "202 records" in process.stderr
 
 
 def test_time_limit_ends_the_recording_and_not_the_command(tmp_path: Path) -> None:
@@ -582,7 +587,7 @@ def test_time_limit_ends_the_recording_and_not_the_command(tmp_path: Path) -> No
         runner.await_size(runner.until(lambda: next(tmp_path.glob("run.*"), None)), 9600)
         process.close_input()
         assert process.process.wait(runner.TIMEOUT_S) == 0
-        assert "200 records" in process.stderr
+        assert "202 records" in process.stderr
 
 
 # --- live -----------------------------------------------------------------------------------------

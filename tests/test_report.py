@@ -678,7 +678,7 @@ def complaint(capfd: Capture, *arguments: str | Path, status: int = 3) -> str:
         ("latin.jsonl", b'{"schema": "\xff"}\n', "line 1: not JSON: 'utf-8' codec can't decode"),
         ("part.jsonl", b'{"schema": 1, "dev', "line 1 is cut short and left out"),
         ("whole.jsonl", b'{"schema": 1}', "line 1: devices is missing"),
-        ("stats", b"\0" * 500, "not a statistics file"),
+        ("zeros", b"\0" * 500, "bad trace: "),
     ],
 )
 def test_input_without_usable_requests_is_refused(

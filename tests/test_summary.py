@@ -621,6 +621,30 @@ def test_trace_without_a_request_says_what_it_takes(tmp_path: Path) -> None:
     )
 
 
+def test_damage_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", requests(200, MS))
+    data = path.read_bytes()
+    (tmp_path / "t.html").touch()
+    for damaged in (data[:4800] + b"garbage" + data[4800:], b"\0" * 7 + data):
+        path.write_bytes(damaged)
+        for before in ((), ("summary",), ("report", "-o", tmp_path / "t.html")):
+            assert runner.run(*before, path).returncode == 3
+            result = runner.run(*before, "--resync", path)
+            assert result.returncode == 0
+            skipped = f"blkiomon: bad trace: {path}: skipped 7 bytes that are not records\n"
+            assert result.stderr.decode() == skipped or before[:1] == ("report",)
+            assert b"400 records, 200 requests" in result.stdout or before[:1] == ("report",)
+    path.write_bytes(b"garbage" * 10)
+    runner.assert_fails(3, f"{path}: no record in it", "--resync", path)
+
+
+def test_limits_of_pending_requests_and_devices_hold(tmp_path: Path) -> None:
+    path = write(tmp_path / "t", requests(9, MS), requests(7, MS, device=SDB))
+    assert "9 requests of 1 device" in "\n".join(summarized("--max-devices=1", path))
+    path = write(tmp_path / "t", requests(9, MS, spacing_ns=1))
+    assert "1 request of 1 device" in "\n".join(summarized("--max-pending", "1", path))
+
+
 def test_terminal_is_no_trace() -> None:
     ours, theirs = pty.openpty()
     result = runner.run("-", stdin=theirs)

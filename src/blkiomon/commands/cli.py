@@ -11,7 +11,7 @@ import getopt
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     MAX_AGE,
+    MAX_DEVICES,
     MAX_PENDING,
     NAMES,
     OVERWRITE,
@@ -34,6 +35,7 @@ from blkiomon.commands.options import (
     Reader,
     Selection,
     UsageError,
+    captured,
     meant_by,
     one_of,
     path,
@@ -99,6 +101,7 @@ OPTIONS = (
         "--trace=DEVICE",
         "capture this device from now on (repeatable); all: all disks and volumes",
         _INPUT,
+        captured,
         is_repeatable=True,
     ),
     QUEUE_TIMES._replace(group=_INPUT),
@@ -137,13 +140,7 @@ OPTIONS = (
     RESYNC._replace(group=_MORE),
     MAX_PENDING._replace(group=_MORE),
     MAX_AGE._replace(group=_MORE),
-    Option(
-        "--max-devices=N",
-        "track at most N devices at a time (default 65536)",
-        _MORE,
-        whole(1, (1 << 22) - 1),
-        65_536,
-    ),
+    MAX_DEVICES._replace(group=_MORE),
     Option("--user=NAME[:GROUP]", "drop root privileges after opening files", _MORE, _user),
     OVERWRITE._replace(group=_MORE, help="outputs replace even files that begin like a trace"),
     FOLLOW_SYMLINKS._replace(group=_MORE),
@@ -387,9 +384,7 @@ def _asks_for_summary(arguments: Sequence[str]) -> bool:
     has_letters = any(word[:1] == "-" and word[:2] not in ("-", "--") for word in arguments)
     if has_letters or all(word[:2] == "--" for word in arguments):
         return False
-    from blkiomon.commands.summary import COMMAND as SUMMARY
-
-    names = [option.long + "=" * bool(option.argument) for option in SUMMARY.options]
+    names = [option.long + "=" * bool(option.argument) for option in _options_of_summary()]
     try:
         given, files = getopt.gnu_getopt(list(arguments), "", names)
     except getopt.GetoptError:
@@ -399,6 +394,12 @@ def _asks_for_summary(arguments: Sequence[str]) -> bool:
     from blkiomon.commands.naming import is_device, is_trace  # slow to import
 
     return is_trace(files[0]) or is_device(files[0])
+
+
+def _options_of_summary() -> Sequence[Option]:
+    from blkiomon.commands.summary import COMMAND as SUMMARY
+
+    return SUMMARY.options
 
 
 def _check_first_word(arguments: Sequence[str]) -> None:
@@ -442,6 +443,8 @@ def parse(arguments: Sequence[str]) -> Config | str:
             raise UsageError(why)
         if value("trace") and not rows:
             raise UsageError(_nothing_to_print(value("by"), value("trace")))
+        if files and not rows:
+            _check_for_summary(given)
         if not rows or any(row.is_original for row in rows):
             raise UsageError("the length of an interval is missing: -I SECONDS")
 
@@ -464,8 +467,6 @@ def parse(arguments: Sequence[str]) -> Config | str:
     trace = value("trace")
     if trace and files:
         raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")
-    if any(not name or "\0" in name for name in trace):
-        raise UsageError("--trace takes a device")
     if "queue" in given and not trace:
         raise UsageError("--queue needs --trace DEVICE")
     of_records = [row.name for row in rows if row.needs in ("details", "driver data")]
@@ -515,6 +516,23 @@ def parse(arguments: Sequence[str]) -> Config | str:
 
 
 _BY_NAME = {option.long: option for option in OPTIONS}
+
+
+def _check_for_summary(given: Iterable[str]) -> None:
+    """Raise UsageError if an option needs what the arguments lack, so that nothing is summarized.
+
+    Args:
+        given: names of the options.
+    """
+    known = {option.long for option in _options_of_summary()}
+    needs = {"queue": "--trace DEVICE", "slow-limit": "--slow"}
+    for name in given:
+        if name in needs:
+            raise UsageError(f"--{name} needs {needs[name]}")
+        if name not in known:
+            raise UsageError(
+                f"--{name} needs -I or an output: without them, blkiomon summarizes TRACE"
+            )
 
 
 def _nothing_to_print(by: str, names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.commands.options import Selection, UsageError
+from blkiomon.commands.options import Selection, UsageError, captured
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number, with_relatives
@@ -64,6 +64,7 @@ def devices_and_traces(
     """
     if any(not name or "\0" in name for name in (*names, *traces)):
         raise UsageError("an argument is empty: name a device or a trace")
+    names = [captured(command, name) for name in names]
     devices = [name for name in names if is_device(name)]
     others = [name for name in names if name not in devices]
     try:

@@ -20,6 +20,8 @@ END_BYTES = 1 << 16
 MOST_DEVICES = 8
 """The message names at most so many devices."""
 
+ONLY_NOTES = "nothing was issued while it was recorded: it holds notify records only"
+
 
 class NoRequests:
     """Examines a stream as long as it has no request.
@@ -79,6 +81,8 @@ class NoRequests:
         held += f" and {how_many(self._completions, 'completion', 'completions', ',')}"
         is_too_slow = min(evicted, self._issues, self._completions) > 0
         limit = f" that took at most {max_age_s:g} s (--max-age allows more)" * is_too_slow
+        if not self._times and self.sampled == records:
+            held = ONLY_NOTES if is_whole else "as far as it was read it holds notify records only"
         devices, _, period = self._selection
         wanted = [f"of {', '.join(map(device_text, devices))}"] * bool(devices) + period.words()
         return f"{' '.join(['no request', *wanted])}{limit}; {held}{self._span()}"

@@ -275,6 +275,22 @@ def device(name: str, text: str) -> int:
         raise UsageError(f"{name}: {error}") from None
 
 
+def captured(name: str, text: str) -> str:
+    """The name or path of a device to capture; 8:16 becomes its name. A Reader."""
+    if not text or "\0" in text:
+        raise UsageError(f"{name} takes a device")
+    if not text[:1].isdecimal():
+        return text
+    from blkiomon.interval.devices import parsed  # imports numpy
+    from blkiomon.sources.devices import device_name
+
+    try:
+        number = parsed(text.replace(",", ":"))
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+    return text if number is None else device_name(number) or text
+
+
 def moment(name: str, text: str) -> tuple[int, bool]:
     """A time in ns, and whether it counts from 1970, not from the first record. A Reader."""
     with suppress(UsageError):
@@ -440,9 +456,29 @@ MAX_PENDING = Option(
     read=whole(1, 1 << 32),
     default=1_000_000,
 )
+MAX_DEVICES = Option(
+    "--max-devices=N",
+    "track at most N devices at a time (default 65536)",
+    read=whole(1, (1 << 22) - 1),
+    default=65_536,
+)
 RESYNC = Option(
     "--resync", "after garbage, continue at the next record and count the skipped bytes"
 )
+LIMITS = (RESYNC, MAX_PENDING, MAX_AGE, MAX_DEVICES)
+"""How a trace is read."""
+
+
+def limits(given: Any) -> dict[str, Any]:
+    """The options ``LIMITS`` as arguments of ``Monitor``."""
+    return {
+        "resync": given.resync,
+        "max_pending": given.max_pending,
+        "max_age_s": given.max_age,
+        "max_devices": given.max_devices,
+    }
+
+
 SLOW_LIMIT = Option(
     "--slow-limit=N",
     "print at most N slow requests a second, and count the others (default 100)",

@@ -21,6 +21,7 @@ from blkiomon.commands.options import (
     Command,
     Option,
     UsageError,
+    captured,
     path,
     seconds,
 )
@@ -80,6 +81,7 @@ COMMAND = Command(
         Option(
             "--trace=DEVICE",
             "record this device (repeatable); default: all disks and volumes",
+            read=captured,
             is_repeatable=True,
         ),
         QUEUE_TIMES,
@@ -173,8 +175,6 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
             f"unexpected argument {given.operands[0]!r}: write a command after --, a device after "
             "--trace"
         )
-    if any(not name or "\0" in name for name in given.trace):
-        raise UsageError("--trace takes a device")
     if output == "-" and given.max_size:
         raise UsageError("--max-size limits files, not standard output")
     if output == "-" and os.isatty(1):
@@ -191,10 +191,11 @@ def _record(
     topology: Topology | None,
 ) -> int:
     """Record to its end, then wait for the command; returns the exit status."""
+    name = "standard output" if given.output == "-" else given.output
     try:
         recording = _open(given, capture, stop)
     except OSError as error:
-        complain(f"could not write to {given.output}: {error.strerror}")
+        complain(f"could not write to {name}: {error.strerror}")
         return EXIT_OUTPUT
     except MissingLibrary as error:
         complain(str(error))
@@ -217,18 +218,23 @@ def _record(
         lost_events = _copy(capture, recording, stop, process, getattr(given, "for"))
     except OSError as error:
         capture.stop()
+        for data in capture.pieces():
+            recording.drop(data)
         lost_events = capture.lost_events
         status = EXIT_OUTPUT
         if given.output == "-" and error.errno == errno.EPIPE:
             status = EXIT_PIPE
         else:
-            complain(f"could not write to {given.output}: {error.strerror}; the recording ends")
+            complain(f"could not write to {name}: {error.strerror}; the recording ends")
     elapsed_s = time.monotonic() - begun_s
     recording.close()
     code = None if process is None else _await(process, stop)
     if status != EXIT_PIPE:
         lost = how_many(lost_events, "event", "events", ",") if lost_events else "nothing"
-        complain(f"wrote {recording.summary()} in {elapsed_s:.1f} s; {lost} lost")
+        missing = f"{lost} lost"
+        if status == EXIT_OUTPUT:
+            missing = recording.unwritten + f", {missing}" * bool(lost_events)
+        complain(f"wrote {recording.summary()} in {elapsed_s:.1f} s; {missing}")
     if code is None or status == EXIT_OUTPUT:
         return status
     return code if code >= 0 else 128 - code

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from blkiomon.commands.naming import require_traces
 from blkiomon.commands.options import (
     HELP,
-    MAX_AGE,
+    LIMITS,
     NAMES,
     SELECTION,
     Command,
     Option,
     Selection,
     UsageError,
+    limits,
 )
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import (
@@ -67,7 +68,7 @@ COMMAND = Command(
         ),
         BY,
         TOPOLOGY,
-        MAX_AGE,
+        *LIMITS,
         HELP,
     ),
     """
@@ -110,7 +111,7 @@ def main(given: Namespace) -> int:
                 given.operands,
                 **selected._asdict(),
                 patterns=False,
-                max_age_s=given.max_age,
+                **limits(given),
             )
     except (ReportError, SourceError, TraceError) as error:
         complain(complaint(error))

@@ -119,6 +119,17 @@ def parse(data: bytes) -> Stats:
     return min(fitting, key=lambda stats: stats.tail_bytes)
 
 
+def begins_like_stats(head: bytes | bytearray) -> bool:
+    """Whether the first bytes of a file are a struct, or the beginning of one."""
+    if len(head) < layout.STATS_02.itemsize:
+        return 0 < int.from_bytes(head[:8], "big") < MAX_TIME_S
+    return any(
+        bool(_is_plausible(_native(np.frombuffer(head, dtype, 1))).all())
+        for dtype in LAYOUTS.values()
+        if len(head) >= dtype.itemsize
+    )
+
+
 def _native(wire: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Convert structs to host byte order; fields that layout 0.2 lacks are empty."""
     records = np.zeros(len(wire), layout.STATS)

@@ -61,6 +61,15 @@ class Recording(ABC):
         """Mark that n_events were lost before the next record. Raises OSError."""
 
     @abstractmethod
+    def drop(self, data: memoryview) -> None:
+        """Count captured records that are not written, after writing has failed."""
+
+    @property
+    @abstractmethod
+    def unwritten(self) -> str:
+        """After writing has failed: which records are not written, for the user."""
+
+    @abstractmethod
     def summary(self) -> str:
         """What was written, for the user."""
 
@@ -120,6 +129,13 @@ class PipeRecording(Recording):
     def lose(self, n_events: int) -> None:
         if n_events:
             self._write(b"CPU:0 [LOST %d EVENTS]\n" % n_events)
+
+    def drop(self, data: memoryview) -> None:
+        pass  # how many records were written before is not known either
+
+    @property
+    def unwritten(self) -> str:
+        return "later records are not written"
 
     def summary(self) -> str:
         return f"{bytes_text(self.written_bytes)} to standard output"
@@ -211,7 +227,11 @@ class FileRecording(Recording):
 
     def write(self, data: memoryview) -> None:
         if self._is_full:
-            self._begin_file(self._version7.unmarked_events)
+            try:
+                self._begin_file(self._version7.unmarked_events)
+            except OSError:
+                self.drop(data)
+                raise
         size_bytes = self._files[-1].size_bytes + self._write(self._version7.convert(data))
         self._files[-1] = _File(self._version7.records, size_bytes)
         if self._file_bytes and size_bytes + PIECE_BYTES > self._file_bytes:
@@ -220,6 +240,14 @@ class FileRecording(Recording):
 
     def lose(self, n_events: int) -> None:
         self._version7.lose(n_events)
+
+    def drop(self, data: memoryview) -> None:
+        self._version7.convert(data)
+
+    @property
+    def unwritten(self) -> str:
+        records = self._version7.records - self._files[-1].records
+        return how_many(records, "captured record is", "captured records are", ",") + " not written"
 
     def discard(self) -> None:
         self.close()

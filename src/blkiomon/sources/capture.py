@@ -42,7 +42,7 @@ LEAST_RING_BYTES = 1 << 15
 """The smallest ring that is tried: without CAP_IPC_LOCK, the kernel allows little memory."""
 
 ALL = "all"
-"""In place of names: all disks."""
+"""In place of a name: all disks."""
 
 POLL_S = 0.1
 """Time between two reads of all rings. The kernel reports only a ring that is a quarter full."""
@@ -184,9 +184,10 @@ def _number_in(path: Path) -> int:
 
 
 def numbers_of(names: Sequence[str]) -> list[int]:
-    """Numbers of the devices of these names, or of ``ALL``. Raises CaptureError."""
-    found = all_disks() if tuple(names) == (ALL,) else map(find_device, names)
-    return [device.number for device in found]
+    """Numbers of the devices of these names, see ``Capture``. Raises CaptureError."""
+    found = all_disks() if ALL in names else []
+    found += [find_device(name) for name in names if name != ALL]
+    return list(dict.fromkeys(device.number for device in found))
 
 
 def filters_of(terms: Iterable[str]) -> list[str]:
@@ -203,7 +204,7 @@ class Capture:
     """A running capture; a source of trace records for the engine.
 
     Args:
-        names: of devices, see ``find_device``; ``ALL`` alone: all disks, later ones too.
+        names: of devices, see ``find_device``; ``ALL``: all disks, later ones too.
         report: prints one line for the user.
         queue: also capture when requests are queued.
         ring_bytes: memory for the samples of one CPU.
@@ -228,7 +229,8 @@ class Capture:
         ring_bytes: int = RING_BYTES,
         root: Path = Path("/"),
     ) -> None:
-        self._names = () if tuple(names) == (ALL,) else tuple(names)
+        self._has_all = ALL in names
+        self._names = tuple(name for name in names if name != ALL)
         self._report = report
         self._root = root
         self._missing: set[str] = set()
@@ -306,9 +308,9 @@ class Capture:
 
     def _find_devices(self, *, is_first: bool = False) -> tuple[CapturedDevice, ...]:
         """The wanted devices that exist. The first time, a missing one raises CaptureError."""
-        if not self._names:
-            return tuple(all_disks(self._root))
-        found: dict[str, CapturedDevice] = {}
+        disks = all_disks(self._root) if self._has_all else []
+        numbers = {disk.number for disk in disks}
+        found = {disk.name: disk for disk in disks}
         for name in self._names:
             try:
                 device = find_device(name, self._root)
@@ -322,7 +324,8 @@ class Capture:
             if name in self._missing:
                 self._missing.remove(name)
                 self._report(f"{name} is back")
-            found[device.name] = device
+            if device.number not in numbers:  # else it is one of all disks, or a partition of one
+                found[device.name] = device
         return tuple(found.values())
 
     def _make_filters(
@@ -352,8 +355,8 @@ class Capture:
 
     def _formats(self, tracefs: Path, queue: bool) -> list[dict[str, Any]]:
         """The descriptions, for ``PerfRings``, of the tracepoints that the devices need."""
-        wants_requests = not self._names or any(d.has_requests for d in self._devices)
-        wants_bios = not self._names or not all(d.has_requests for d in self._devices)
+        wants_requests = self._has_all or any(d.has_requests for d in self._devices)
+        wants_bios = self._has_all or not all(d.has_requests for d in self._devices)
         events: list[tuple[str, tuple[int, int], bool]] = []
         if wants_requests:
             events += [(name, kind, False) for name, kind in _REQUEST_EVENTS.items()]

@@ -13,7 +13,7 @@ class Version7:
         lost_events: those before the first record; see ``lose``.
 
     Attributes:
-        records: converted so far, except notify records.
+        records: converted so far, notify records included.
         unmarked_events: lost events that no gap shows yet.
     """
 

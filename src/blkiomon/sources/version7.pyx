@@ -71,9 +71,9 @@ cdef class Version7:
                 r.pdu_len = v8.pdu_len
             r.cpu = self.cpu
             r.sequence = 0
+            self.records += 1
             if not r.action >> 16 & CAT_NOTIFY:
                 r.sequence = self._number(r.device)
-                self.records += 1
             if r.pdu_len and out + HEADER_V7 != at + header:
                 memmove(data + out + HEADER_V7, data + at + header, r.pdu_len)
             out += HEADER_V7 + r.pdu_len

@@ -15,13 +15,14 @@ from blkiomon.commands.naming import require_traces
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     HELP,
-    MAX_AGE,
+    LIMITS,
     OVERWRITE,
     SELECTION,
     Command,
     Option,
     Selection,
     UsageError,
+    limits,
     one_of,
     path,
 )
@@ -67,7 +68,7 @@ COMMAND = Command(
             "d2c-histogram or size-histogram (repeatable)"
         ),
         OVERWRITE,
-        MAX_AGE,
+        *LIMITS,
         FOLLOW_SYMLINKS,
         HELP,
     ),
@@ -115,7 +116,7 @@ def main(given: Namespace) -> int:
         )
         topology = find_topology(given.by, given.topology, names)
         view = view_of(topology, given.by)
-        found = collect(names, **selected._asdict(), view=view, max_age_s=given.max_age)
+        found = collect(names, **selected._asdict(), view=view, **limits(given))
         found = found.of_host(topology)
         title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
         if suffix in PICTURES:

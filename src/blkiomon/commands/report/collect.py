@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from blkiomon._core import Engine
 from blkiomon.commands.config import ALL_REQUESTS
 from blkiomon.commands.naming import refuse_devices
+from blkiomon.commands.no_requests import ONLY_NOTES
 from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
@@ -27,6 +28,7 @@ from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
 from blkiomon.engine.constants import NOTIFY, OPS
 from blkiomon.engine.snapshot import Table
 from blkiomon.errors import SourceError, TraceError
+from blkiomon.formats.stats_reader import begins_like_stats
 from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import distinct
@@ -78,6 +80,15 @@ Gap = tuple[int, int]
 IN_TURN = "The files do not contain the time of day: they are shown one after another."
 
 TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
+
+
+class Limits(TypedDict, total=False):
+    """How a trace is read; see ``Monitor``."""
+
+    max_age_s: float
+    max_pending: int
+    max_devices: int
+    resync: bool
 
 
 class ReportError(Exception):
@@ -185,8 +196,8 @@ def collect(
     view: View | None = None,
     patterns: bool = True,
     show_progress: bool | None = None,
-    max_age_s: float = MAX_AGE_S,
     n_runs: int = 1,
+    **limits: Unpack[Limits],
 ) -> Collected:
     """Read inputs, all of one kind.
 
@@ -198,8 +209,8 @@ def collect(
         view: adds up what belongs together; None: all is by device.
         patterns: whether to find out where requests went, if the inputs say so.
         show_progress: see ``Progress``.
-        max_age_s: age at which a pending issue or completion of a trace is given up.
         n_runs: how many runs are collected, which share the memory.
+        limits: of traces alone.
 
     Raises:
         ReportError: no request is in the inputs, or none of these devices and operations, or the
@@ -215,7 +226,7 @@ def collect(
     slices = Slices(MOST_BYTES // n_runs, RESOLUTION.most, RESOLUTION.most_devices)
     selected = Selection(tuple(devices), tuple(ops), period)
     if kind == TRACE:
-        found = _of_traces(names, slices, selected, view, patterns, max_age_s, show_progress)
+        found = _of_traces(names, slices, selected, view, patterns, limits, show_progress)
     elif kind == JSON:
         found = _of_json(names, slices, selected, view, show_progress)
     else:
@@ -223,7 +234,7 @@ def collect(
     if not found.whole.total.requests:
         if view is not None and (left_out := left_out_text(view.left_out)):
             raise ReportError(f"{', '.join(names)}: no request by {view.by}. {left_out}")
-        _explain_nothing(found, selected, max_age_s)
+        _explain_nothing(found, selected, limits)
     # Intervals may have been written with --op.
     found = replace(found, selection=selected._replace(ops=found.whole.only_ops))
     return found if view is None else _named(found, view)
@@ -290,7 +301,7 @@ def _collected(
     )
 
 
-def _explain_nothing(found: Collected, selected: Selection, max_age_s: float) -> None:
+def _explain_nothing(found: Collected, selected: Selection, limits: Limits) -> None:
     """Raises ReportError: it says why there is no request."""
     devices, ops, period = selected
     what = ", ".join(found.names)
@@ -298,25 +309,24 @@ def _explain_nothing(found: Collected, selected: Selection, max_age_s: float) ->
     if found.is_broken:
         raise ReportError(found.notes[-1])
     if ops and "-" not in found.names:
-        whole = collect(
-            found.names, devices=devices, period=period, max_age_s=max_age_s, patterns=False
-        ).whole
+        whole = collect(found.names, devices=devices, period=period, patterns=False, **limits).whole
         there = {group.op for group in whole.groups() if group.requests}
         has = f"; there are some of {', '.join(op for op in OPS if op in there)}"
         raise ReportError(f"{what}: no request of operation {', '.join(ops)}{has}")
     if period != ALWAYS and "-" not in found.names:
-        whole = collect(found.names, devices=devices, max_age_s=max_age_s, patterns=False).whole
+        whole = collect(found.names, devices=devices, patterns=False, **limits).whole
         span = time_text(whole.end_ns - whole.start_ns)
         if whole.anchored:
             span += f", from {utc(whole.start_ns)} to {utc(whole.end_ns)}"
         raise ReportError(f"{what}: no request between --from and --to; it lasts {span}")
     if found.kind == TRACE and not counts.records:
-        raise ReportError(f"{what}: the trace is empty")
+        is_empty = not counts.skipped_bytes
+        raise ReportError(f"{what}: {'the trace is empty' if is_empty else 'no record in it'}")
     if devices:
         wanted = ", ".join(map(device_text, devices))
         others = []
         if "-" not in found.names:
-            others = collect(found.names, patterns=False, max_age_s=max_age_s).devices
+            others = collect(found.names, patterns=False, **limits).devices
         has = f"; there are some of {listed(others)}" if others else ""
         raise ReportError(f"{what}: no request of {wanted}{has}")
     if ops:
@@ -325,6 +335,7 @@ def _explain_nothing(found: Collected, selected: Selection, max_age_s: float) ->
         raise ReportError(f"{what}: no request in it")
     why = "a request needs its issue and its completion (blktrace -a issue -a complete)"
     if counts.evicted:
+        max_age_s = limits.get("max_age_s", MAX_AGE_S)
         evicted = how_many(counts.evicted, "issue or completion has", "issues and completions have")
         why = f"{evicted} no partner within {max_age_s:g} s; --max-age allows more time"
     records = how_many(counts.records, "record", "records")
@@ -359,8 +370,7 @@ def _kind(name: str) -> str:
         raise SourceError(f"cannot open {name}: {error.strerror}") from error
     if head.lstrip()[:1] == b"{":
         return JSON
-    # A struct of -b begins with a big-endian time in seconds, of 64 bits.
-    return STATS if head[:3] == b"\0\0\0" else TRACE
+    return STATS if begins_like_stats(head) else TRACE
 
 
 class Span(NamedTuple):
@@ -452,7 +462,7 @@ def _of_traces(
     selected: Selection,
     view: View | None,
     patterns: bool,
-    max_age_s: float,
+    limits: Limits,
     show_progress: bool | None,
 ) -> Collected:
     start_ns: int | None = None
@@ -488,15 +498,15 @@ def _of_traces(
 
     monitor = Monitor(
         first_ns / NS_PER_S,
-        max_age_s=max_age_s,
         most_intervals=RESOLUTION.most,
         hand_over=hand_over,
         keep_requests=accesses is not None,
+        **limits,
         **selected.arguments(),
     )
     failure: TraceError | SourceError | None = None
     with (
-        open_trace(names, sorts=True) as stream,
+        open_trace(names, resync=limits.get("resync", False), sorts=True) as stream,
         Progress(stream.total_bytes, is_shown=show_progress) as bar,
     ):
         notes = list(stream.notes)
@@ -514,6 +524,11 @@ def _of_traces(
     except TraceError as error:
         failure = error
     take_requests()
+    if n_skipped := monitor.totals.skipped_bytes:
+        skipped = how_many(n_skipped, "byte that is not a record", "bytes that are not records")
+        notes.append(f"bad trace: {', '.join(names)}: skipped {skipped}")
+    if failure is None and monitor.totals.records and monitor.origin_ns is None:
+        raise ReportError(f"{', '.join(names)}: {ONLY_NOTES}")
     if isinstance(failure, TraceError):
         file = f"{', '.join(names)}: " if failure.file is None else ""
         notes.append(f"bad trace: {file}{failure}")
