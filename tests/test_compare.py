@@ -423,6 +423,12 @@ def test_rules_without_a_device_apply_to_all_devices() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terminals show any character."""
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
 def printed(capfd: Capture, *arguments: str | Path, status: int = 0) -> tuple[str, str]:
     assert command.main([str(a) for a in arguments]) == status
     out, err = capfd.readouterr()
@@ -440,9 +446,18 @@ def test_text_has_a_verdict_and_a_table(traces: dict[str, Path], capfd: Capture)
     assert re.match(r"device +operation +figure +A +B +change +95 % interval$", lines[5])
     assert re.match(r"8:16 +\w+ +IOPS +[\d,]+ +[\d,]+ +", lines[6])
     assert re.search(r"\n +p50 .* worse\n", out)
+    assert "µs" in out
     # Drawn from fixed seeds, also by another process.
     starts_drawn.cache_clear()
     assert printed(capfd, traces["a0"], traces["slow0"])[0] == out
+
+
+def test_terminal_without_utf8_gets_ascii(
+    traces: dict[str, Path], capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    out, _ = printed(capfd, traces["a0"], traces["slow0"])
+    assert "us" in out.encode().decode("ascii")
 
 
 def test_verdict_says_if_there_is_too_little_to_tell(tmp_path: Path, capfd: Capture) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import runner
+from goldenfiles import TRACES
 from test_record import FakeCapture, fake, record
 from test_views import number
 
@@ -522,6 +523,15 @@ def test_map_above_devices_without_transport_has_no_array(tmp_path: Path) -> Non
     ]
 
 
+def test_terminal_without_utf8_gets_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_device(tmp_path, "virtual/block/nullb0", "1:1", {})
+    files: Files = {"dm/name": "m", "dm/uuid": "mpath-x", "dm/suspended": "0", "slaves/nullb0": ""}
+    add_device(tmp_path, "virtual/block/dm-0", "253:0", files)
+    monkeypatch.setenv("LC_ALL", "C")
+    shown = runner.succeed("topology", "--sysfs", tmp_path).decode("ascii")
+    assert "  nullb0  134 MB  -\n" in shown
+
+
 def test_paths_without_a_map_are_one_lun(hosts: Path, tmp_path: Path) -> None:
     root = copy_of(hosts / "iscsi-both-paths", tmp_path)
     (root / "sys/class/block/dm-0").unlink()
@@ -894,3 +904,33 @@ def test_failures_say_what_to_do(hosts: Path, tmp_path: Path) -> None:
         (4, [*sysfs, "-o", tmp_path / "no/a"], "could not write to"),
     ):
         assert why in complaint(status, *arguments)
+
+
+@pytest.mark.parametrize("text", ["{bad", '{"format": "blkiomon-topology", "version": 9}'])
+def test_saved_topology_that_cannot_be_read_is_left_out(tmp_path: Path, text: str) -> None:
+    trace = tmp_path / "run"
+    trace.write_bytes((TRACES / "loop-multi-dc.bin").read_bytes())
+    options: list[runner.Argument] = ["-o", tmp_path / "run.html"]
+    commands: tuple[list[runner.Argument], ...] = (
+        [],
+        ["stat"],
+        ["report", *options],
+        ["-I1", "--json", "-"],
+        ["compare", trace],
+    )
+    before = [runner.run(*words, trace).stdout for words in commands]
+    saved = tmp_path / "run.topology.json"
+    saved.write_text(text)
+    warned = re.compile(
+        rf"blkiomon: {re.escape(str(saved))}: [^;]*; going on without it: remove it, or name "
+        "another file with --topology"
+    )
+    for words, expected in zip(commands, before):
+        result = runner.run(*words, trace)
+        assert (result.returncode, result.stdout) == (0, expected)
+        assert warned.match(result.stderr.decode())
+    for needing in (["--by", "path"], ["--topology", saved]):
+        for words in commands:
+            result = runner.run(*words, *needing, trace)
+            assert result.returncode == 3
+            assert str(saved) in result.stderr.decode() and "remove" not in result.stderr.decode()

@@ -84,7 +84,9 @@ def main(given: Namespace) -> int:
         return EXIT_OK if save(topology, given.output, policy) else EXIT_OUTPUT
     if given.json:
         return printed([encode(topology).decode()])
-    return printed(f"{line}\n" for line in tree(topology))
+    from blkiomon.commands.table import for_locale  # imports numpy
+
+    return printed(for_locale(f"{line}\n") for line in tree(topology))
 
 
 def _check(given: Namespace) -> None:

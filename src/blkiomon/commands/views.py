@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from blkiomon.commands.options import Option, one_of, path
-from blkiomon.console import printable
+from blkiomon.console import complain, printable
 from blkiomon.errors import SourceError
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ TOPOLOGY = Option(
 def find_topology(
     by: str, file: str | None, traces: Sequence[str], *, is_live: bool = False
 ) -> Topology | None:
-    """The topology of the traced host; None if there is none and none is needed.
+    """The topology of the traced host; None if none is needed, and there is none to read.
+
+    Complains about a saved one that cannot be read and is not needed.
 
     Args:
         by: what ``--by`` says: all but ``device`` needs a topology.
@@ -64,7 +66,14 @@ def find_topology(
                 return None
             raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
     if (beside := _saved_beside(traces)) is not None:
-        return load(beside)
+        try:
+            return load(beside)
+        except SourceError as error:
+            if by != DEVICE:
+                raise
+            complain(
+                f"{error}; going on without it: remove it, or name another file with --topology"
+            )
     if by == DEVICE:
         return None
     wanted = topology_beside(traces[0]) if traces else ""

@@ -115,6 +115,7 @@ def main(given: Namespace) -> int:
     from blkiomon.commands.report import comparison, figures, rules
     from blkiomon.commands.report.collect import ReportError, check_output, write_output
     from blkiomon.commands.report.page.compare import compare_page
+    from blkiomon.commands.table import for_locale
     from blkiomon.engine.constants import OPS
 
     selected = Selection.of(given)
@@ -164,7 +165,7 @@ def main(given: Namespace) -> int:
     except (ReportError, SourceError, TraceError) as error:
         return complain_about(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
-    status = printed([text or comparison.text(found, has_all=given.all)])
+    status = printed([text or for_locale(comparison.text(found, has_all=given.all))])
     if output is not None:
         note_written(output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
