@@ -30,7 +30,8 @@ import blkiomon
 from blkiomon import Interval, SourceError, StatsError, TraceError
 from blkiomon.engine import layout
 from blkiomon.errors import MissingLibrary
-from blkiomon.formats import frames
+from blkiomon.formats import flat_table, frames
+from blkiomon.formats.json_codec import UNSEEN
 from blkiomon.library import REQUEST
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
@@ -654,3 +655,19 @@ def test_package_lists_its_public_names() -> None:
         assert text and not text.startswith(f"{name}("), name  # as dataclass() makes it
     with pytest.raises(AttributeError, match="nothing"):
         _ = blkiomon.nothing
+
+
+def test_missing_device_or_file_raises_what_the_document_says(tmp_path: Path) -> None:
+    whole = blkiomon.summarize(TRACE)
+    for ask in (whole.device, whole.ops, lambda device: whole.percentile(99, device)):
+        with pytest.raises(KeyError, match="device 8:16 has no figures; known devices: 7:1"):
+            ask("8:16")
+        with pytest.raises(ValueError, match="this host has no block device 'nosuch'"):
+            ask("nosuch")
+    with pytest.raises(FileNotFoundError):
+        blkiomon.read_stats(tmp_path / "nosuch")
+    text = (Path(__file__).parent.parent / "docs/library.md").read_text()
+    (left_out,) = re.findall("\nThe histogram, (.*) and the columns of .* are left out", text)
+    of_files = {column.name for column in flat_table.COLUMNS} - {*UNSEEN}
+    of_frames = {column.name for column in frames.COLUMNS}
+    assert set(re.findall("`(.*?)`", left_out)) == of_files - of_frames

@@ -51,6 +51,10 @@ MISTAKES = (
     ("compare t disk.img", INPUT, "bad trace: disk.img: at byte offset 0: found magic 00000000"),
     ("cut.b", INPUT, "cut.b: 100 bytes are less than one struct of statistics (344)"),
     ("-I1 -h - s.jsonl", INPUT, "bad trace: s.jsonl holds intervals in JSON: use `blkiomon "),
+    ("decode set", INPUT, "set is a block trace: use `blkiomon set`"),
+    ("decode sets", INPUT, "sets is a block trace: use `blkiomon sets`"),
+    ("decode dir", INPUT, "dir: Is a directory"),
+    ("decode nothing", INPUT, "nothing: No such file or directory"),
     ("decode t", INPUT, "t is a block trace: use `blkiomon t`"),
     ("compare t s.b", INPUT, "s.b: files of -b hold no percentiles: compare traces, or --json"),
     ("t s.jsonl", INPUT, "inputs of different kinds cannot be put together: t (trace), s.jsonl ("),
@@ -125,6 +129,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (path / "disk.img").open("wb") as image:
         image.truncate(256 << 20)
     (path / "dir").mkdir()
+    (path / "sets").mkdir()
+    for name in ("set.blktrace.0", "sets/sda.blktrace.0"):
+        (path / name).write_bytes(trace)
     with tarfile.open(path / "t.tar", "w") as tar:
         tar.add(path / "cut", "cut")
     outputs = {"--json": "s.jsonl", "-b": "s.b", "-h": "s.txt", "--csv": "s.csv"}

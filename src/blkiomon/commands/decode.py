@@ -74,7 +74,7 @@ def main(given: Namespace) -> int:
     try:
         inputs = [] if rest[0] == "-" else [identity(Path(rest[0]).stat())]
     except OSError as error:
-        complain(f"{name}: {error.strerror}")
+        complain(_why(name, error))
         return EXIT_INPUT
     try:
         check_output("-", Policy(overwrite=given.overwrite, inputs=frozenset(inputs)))
@@ -97,8 +97,17 @@ def main(given: Namespace) -> int:
         complain((described(head, name) if not error.offset else None) or f"{name}: {error}")
         return EXIT_INPUT
     except OSError as error:
-        complain(f"{name}: {error if isinstance(error, SourceError) else error.strerror}")
+        complain(_why(name, error))
         return EXIT_INPUT
+
+
+def _why(name: str, error: OSError) -> str:
+    """Why a file cannot be read; a set of traces has the name of no file, or of a directory."""
+    from blkiomon.commands.naming import is_trace
+
+    if isinstance(error, FileNotFoundError | IsADirectoryError) and is_trace(name):
+        return f"{name} is a block trace: use `blkiomon {name}`"
+    return f"{name}: {error if isinstance(error, SourceError) else error.strerror}"
 
 
 def _opened(name: str) -> BufferedReader:
