@@ -25,6 +25,7 @@ import tracewriter as tw
 
 import blkiomon
 from blkiomon._core import Engine
+from blkiomon.commands import naming
 from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.engine import layout
@@ -201,6 +202,8 @@ def test_device_to_capture_may_be_a_number(number: str, monkeypatch: pytest.Monk
     config = parse(["-I1", "--trace", number, "--trace", "7:9", "--trace", "/dev/by:path/8:x"])
     assert isinstance(config, Config)
     assert config.trace == ("loop0", "7:9", "/dev/by:path/8:x")
+    monkeypatch.setattr(naming, "is_device", {"loop0"}.__contains__)
+    assert naming.devices_and_traces([number], (), "stat") == (["loop0"], [])
 
 
 def test_online_cpus_are_read_from_ranges(host: Path) -> None:

@@ -33,6 +33,7 @@ MISTAKES = (
     ("stat sda ./t", USAGE, "stat shows devices or traces, not both: sda is a device of this "),
     ("-I1 --trace 8:1048576 -h -", USAGE, "--trace: device 8:1048576 cannot exist: the limits are"),
     ("record -o x --trace 4095:9", INPUT, "cannot capture 4095:9: this host has no such block dev"),
+    ("stat 8:1048576", INPUT, f"cannot open 8:1048576: {NO_FILE} 8:1048576.blktrace.*, and this"),
     ("stat nothing", INPUT, f"cannot open nothing: {NO_FILE} nothing.blktrace.*, and this host "),
     ("compare t run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
     ("dir", USAGE, "no trace in dir: looked for *.blktrace.0 and so on"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blkiomon.commands.options import Selection, UsageError, captured
@@ -64,7 +65,7 @@ def devices_and_traces(
     """
     if any(not name or "\0" in name for name in (*names, *traces)):
         raise UsageError("an argument is empty: name a device or a trace")
-    names = [captured(command, name) for name in names]
+    names = [_kernel_name(name) for name in names]
     devices = [name for name in names if is_device(name)]
     others = [name for name in names if name not in devices]
     try:
@@ -82,6 +83,13 @@ def devices_and_traces(
         raise UsageError("standard input is a terminal; a trace is expected there")
     note_traces(devices)
     return devices, found
+
+
+def _kernel_name(name: str) -> str:
+    """The name of a device for its number; any other name as it is."""
+    with suppress(UsageError):  # no device can have that number
+        return captured("", name)
+    return name
 
 
 def require_traces(names: Sequence[str]) -> None:
