@@ -7,6 +7,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from statistics import NormalDist
@@ -496,6 +497,40 @@ def test_largest_certain_change_comes_first() -> None:
         "3 rows worse, 1 without a difference shown; most changed: read of sure, p99 +90.0 % "
         "(1 ns to 2 ns)"
     )
+
+
+def test_row_with_figures_that_contradict_each_other_is_mixed() -> None:
+    rows = [
+        certain("deep", ("iops", 5.0, 6.0), ("mean", 0.9, 1.1), ("p95", 2.0, 3.0)),
+        certain("fast", ("mean", -0.2, -0.1), ("p95", -0.1, 0.1)),
+        certain("slow", ("mean", 0.1, 0.2), ("p95", -0.1, 0.1)),
+    ]
+    rows[0] = replace(rows[0], changes=(*rows[0].changes, Change("max", 9.0, 1.0, -0.9, -1, -0.8)))
+    assert [row.verdict for row in rows] == ["mixed", "better", "worse"]
+    found = Comparison([], [], rows)
+    assert found.verdict() == (
+        "1 row worse, 1 row better, 1 row mixed, 0 without a difference shown; most changed: "
+        "read of deep, IOPS +500.0 % (1.00 to 6.00), p95 +200.0 % (1 ns to 3 ns)"
+    )
+
+
+def test_more_requests_in_flight_are_mixed(tmp_path: Path, capfd: Capture) -> None:
+    # Twice the requests, each of which takes twice as long.
+    sides = [
+        write_trace(tmp_path / name, ((10**9 + step * i, time) for i in range(10**8 // step)))
+        for name, step, time in (("a", 100_000, 90_000), ("b", 50_000, 180_000))
+    ]
+    output = tmp_path / "x.svg"
+    out, _ = printed(capfd, *sides, "--chart=iops", "-o", output)
+    (verdict,) = [line for line in out.splitlines() if line.startswith("Verdict: ")]
+    assert verdict.startswith("Verdict: 1 row mixed, 0 without a difference shown; most changed: ")
+    assert re.search(r"mean \+100.0 % \(90.0 µs to 180 µs\), IOPS \+99.\d % \(", verdict)
+    shown = " ".join(ET.fromstring(output.read_text()).itertext())
+    assert verdict in " ".join(shown.split())
+    data = json.loads(printed(capfd, *sides, "--json", "-o", tmp_path / "x.html")[0])
+    assert f"Verdict: {data['verdict']}" == verdict
+    assert [row["verdict"] for row in data["rows"]] == ["mixed"]
+    assert ">1 row mixed, 0 without a difference shown" in (tmp_path / "x.html").read_text()
 
 
 def test_json_has_all_changes(traces: dict[str, Path], capfd: Capture) -> None:

@@ -39,6 +39,13 @@ MORE_IS_BETTER = ("iops", "bandwidth")
 TOO_LITTLE = "too little to tell"
 """The verdict on a change of too few requests."""
 
+NO_DIFFERENCE = "no difference shown"
+MIXED = "mixed"
+"""The verdict on a row with figures that are better and figures that are worse."""
+
+CHANGED = ("worse", "better", MIXED)
+"""The verdicts on a row with a certain change."""
+
 LEAST_PARTS = 8
 """Parts with requests that an interval needs."""
 
@@ -88,11 +95,11 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", "no difference shown", or ``TOO_LITTLE``."""
+        """ "better", "worse", ``NO_DIFFERENCE`` or ``TOO_LITTLE``."""
         if self.change is None or self.low is None or self.high is None or self.metric == "max":
             return TOO_LITTLE
         if self.low <= 0 <= self.high:
-            return "no difference shown"
+            return NO_DIFFERENCE
         return "better" if (self.change > 0) == (self.metric in MORE_IS_BETTER) else "worse"
 
 
@@ -120,6 +127,23 @@ class DeviceChanges:
         """The changes that are certain, the largest first."""
         certain = [c for c in self.changes if c.verdict in ("better", "worse")]
         return sorted(certain, key=lambda change: -change.least)
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse", ``MIXED``, ``NO_DIFFERENCE`` or ``TOO_LITTLE``."""
+        verdicts = {change.verdict for change in self.changes}
+        certain = verdicts & {"better", "worse"}
+        if certain:
+            return certain.pop() if len(certain) == 1 else MIXED
+        return TOO_LITTLE if verdicts == {TOO_LITTLE} else NO_DIFFERENCE
+
+    @property
+    def largest(self) -> list[Change]:
+        """The largest certain change, and the largest that contradicts it."""
+        by_verdict: dict[str, Change] = {}
+        for change in self.shown:
+            by_verdict.setdefault(change.verdict, change)
+        return list(by_verdict.values())
 
     def metric(self, name: str) -> Change:
         """The change of one metric."""

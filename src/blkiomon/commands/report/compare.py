@@ -74,8 +74,11 @@ COMMAND = Command(
         HELP,
     ),
     """
-    A figure is better or worse if its interval does not include 0; else no difference is shown. All
-    intervals together contain the true changes with 95 % confidence: the more devices and
+    A figure is better or worse if its interval does not include 0; else no difference is shown. A
+    row is a device or an operation of it. It is mixed if some of its figures are better and others
+    are worse.
+
+    All intervals together contain the true changes with 95 % confidence: the more devices and
     operations are compared, the wider is each. An interval follows from how a figure varies over
     time; with several runs on each side, from how the runs vary.
 
@@ -153,7 +156,7 @@ def main(given: Namespace) -> int:
                 cells = [of.only(np.isin(of.op, ops)) for of in comparison.sides_of(found)]
                 charts = figures.chosen(figures.charts_of_sides(cells), given.chart)
                 kind = PICTURES[suffix]
-                about = found.about()
+                about = [*found.about(), f"Verdict: {found.verdict()}"]
                 write_output(
                     Path(output),
                     lambda file: figures.save(charts, title, file, kind, about),

@@ -12,7 +12,9 @@ import numpy as np
 from blkiomon.commands.report.alignment import aligned
 from blkiomon.commands.report.cells import Cells, joined, on_one_axis
 from blkiomon.commands.report.changes import (
+    CHANGED,
     METRICS,
+    NO_DIFFERENCE,
     TOO_LITTLE,
     Change,
     DeviceChanges,
@@ -103,31 +105,30 @@ class Comparison:
 
     def changed(self) -> list[DeviceChanges]:
         """Rows with a change that is certain, the largest first."""
-        return sorted((r for r in self.rows if r.shown), key=lambda row: -row.shown[0].least)
+        changed = [row for row in self.rows if row.verdict in CHANGED]
+        return sorted(changed, key=lambda row: -row.shown[0].least)
 
     def verdict(self) -> str:
         """What changed, in one line."""
         changed = self.changed()
-        n_same = len(self.rows) - len(changed)
         if not changed:
-            n_small = sum(all(c.verdict == TOO_LITTLE for c in row.changes) for row in self.rows)
-            rows = {"no difference shown": n_same - n_small, TOO_LITTLE: n_small}
+            counts = Counter(row.verdict for row in self.rows)
             return "; ".join(
-                f"{v} in {how_many(n, 'row', 'rows', ',')}" for v, n in rows.items() if n
+                f"{verdict} in {how_many(counts[verdict], 'row', 'rows', ',')}"
+                for verdict in (NO_DIFFERENCE, TOO_LITTLE)
+                if counts[verdict]
             )
-        counts = Counter(row.shown[0].verdict for row in changed)
+        counts = Counter(row.verdict for row in changed)
         parts = [
-            f"{how_many(counts[v], 'row', 'rows', ',')} {v}"
-            for v in ("worse", "better")
-            if counts[v]
+            f"{how_many(counts[verdict], 'row', 'rows', ',')} {verdict}"
+            for verdict in CHANGED
+            if counts[verdict]
         ]
-        row, change = changed[0], changed[0].shown[0]
-        values = (value_text(change.metric, value) for value in (change.a, change.b))
-        what = f"{op_text(row.op or 'all')} of {row.device}"
+        row = changed[0]
+        figures = ", ".join(map(_figure_text, row.largest))
         return (
-            f"{', '.join(parts)}, {n_same:,} without a difference shown; most changed: {what}, "
-            f"{NAMES.get(change.metric, change.metric)} {change_text(change.change)} "
-            f"({' to '.join(values)})"
+            f"{', '.join(parts)}, {len(self.rows) - len(changed):,} without a difference shown; "
+            f"most changed: {op_text(row.op or 'all')} of {row.device}, {figures}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,10 +146,12 @@ class Comparison:
             "others": {
                 letter.lower(): sum(run.n_others for run in side) for letter, side in self.sides
             },
+            "verdict": self.verdict(),
             "rows": [
                 {
                     "device": row.device,
                     "op": row.op or "all",
+                    "verdict": row.verdict,
                     "requests": row.requests,
                     "errors": row.errors,
                     "requeues": row.requeues,
@@ -287,6 +290,12 @@ def interval_text(change: Change) -> str:
     if change.low is None or change.high is None:
         return NONE
     return f"{_percent(change.low)} to {_percent(change.high)} %"
+
+
+def _figure_text(change: Change) -> str:
+    """Such as p99 +4.2 % (1.00 ms to 1.04 ms)."""
+    values = " to ".join(value_text(change.metric, value) for value in (change.a, change.b))
+    return f"{NAMES.get(change.metric, change.metric)} {change_text(change.change)} ({values})"
 
 
 def _percent(fraction: float) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blkiomon.commands.report.changes import DeviceChanges, value_text
+from blkiomon.commands.report.changes import NO_DIFFERENCE, DeviceChanges, value_text
 from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import device_text
 
@@ -106,7 +106,7 @@ def holds(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
     values = f"{value_text(rule.metric, change.a)} to {value_text(rule.metric, change.b)}"
     if not rule.is_change:
         return f"{rule.text}: {value_text(rule.metric, change.b)}"
-    if change.verdict == "no difference shown":
+    if change.verdict == NO_DIFFERENCE:
         return None
     return f"{rule.text}: {100 * value:+.1f} %, {values}"
 
