@@ -533,6 +533,71 @@ def test_more_requests_in_flight_are_mixed(tmp_path: Path, capfd: Capture) -> No
     assert ">1 row mixed, 0 without a difference shown" in (tmp_path / "x.html").read_text()
 
 
+def with_errors(errors: tuple[int, int], *changes: tuple[str, float, float]) -> DeviceChanges:
+    return replace(certain("8:16", *changes), errors=errors)
+
+
+@pytest.mark.parametrize(
+    "errors, expected",
+    [
+        ((0, 3), "3 requests failed in B, none in A; 1 row worse, 0 without a difference shown"),
+        ((3, 0), "3 requests failed in A, none in B; 1 row better, 0 without a difference shown"),
+        ((1, 3), "3 requests failed in B, 1 in A; 1 row worse, 0 without a difference shown"),
+        ((1, 1), "1 request failed in B, 1 in A; no difference shown in 1 row"),
+        ((0, 0), "no difference shown in 1 row"),
+    ],
+)
+def test_failed_requests_come_first_in_the_verdict(errors: tuple[int, int], expected: str) -> None:
+    assert Comparison([], [], [with_errors(errors, ("p50", -0.1, 0.1))]).verdict() == expected
+
+
+def test_more_failed_requests_contradict_lower_latencies() -> None:
+    rows = [with_errors((0, 3), ("p50", -0.2, -0.1)), certain("8:32", ("p50", 0.5, 0.6))]
+    found = Comparison([], [], rows[::-1])
+    assert [row.verdict for row in rows] == ["mixed", "worse"]
+    assert found.changed() == rows
+    assert found.verdict() == (
+        "3 requests failed in B, none in A; 1 row worse, 1 row mixed, 0 without a difference "
+        "shown; most changed: read of 8:32, p50 +50.0 % (1 ns to 2 ns)"
+    )
+
+
+def test_share_of_failed_requests_decides() -> None:
+    longer = replace(with_errors((3, 30), ("p50", -0.1, 0.1)), requests=(10, 100))
+    assert (longer.errors_verdict, longer.verdict) == ("", NO_DIFFERENCE)
+
+
+def test_failed_requests_are_counted_once() -> None:
+    rows = [
+        replace(with_errors((1, n)), numbers=numbers, op=op)
+        for numbers in ((1, 1), (2, 2), (None, None))
+        for op, n in (("read", 3), ("write", 4), (None, 7))
+    ]
+    assert Comparison([], [], rows).failed() == (1, 7)
+    assert Comparison([], [], rows[:3]).failed() == (1, 7)
+    assert Comparison([], [], rows[:2]).failed() == (2, 7)
+
+
+def test_run_with_failed_requests_is_worse(tmp_path: Path, capfd: Capture) -> None:
+    sides = []
+    for name in ("a", "b"):
+        records = []
+        for i in range(2000):
+            what, start = (8 * i, 4096, tw.READ, 8 << 20), 10**9 + 50_000 * i
+            is_bad = name == "b" and i % 4 > 0
+            end = tw.complete(start + 40_000 // (1 + is_bad), *what, error=5 * is_bad)
+            records += [tw.issue(start, *what), end]
+        sides.append(tmp_path / name)
+        sides[-1].write_bytes(tw.encode(records))
+    output = tmp_path / "x.html"
+    out, _ = printed(capfd, *sides, "-o", output)
+    verdict = "1,500 requests failed in B, none in A; 1 row mixed, 0 without a difference shown"
+    assert f"\nVerdict: {verdict}; most changed: " in out
+    assert re.search(r"\n +errors +0 +1,500 +worse\n", out)
+    assert verdict in output.read_text()
+    assert '0 → 1,500<br/><span class="worse">worse</span>' in output.read_text()
+
+
 def test_json_has_all_changes(traces: dict[str, Path], capfd: Capture) -> None:
     before = [str(traces["a0"]), str(traces["a1"])]
     out, err = printed(capfd, "--json", *before, ":", traces["slow0"], traces["slow1"])

@@ -41,10 +41,10 @@ TOO_LITTLE = "too little to tell"
 
 NO_DIFFERENCE = "no difference shown"
 MIXED = "mixed"
-"""The verdict on a row with figures that are better and figures that are worse."""
+"""The verdict on a row that is better in some figures or errors, and worse in others."""
 
 CHANGED = ("worse", "better", MIXED)
-"""The verdicts on a row with a certain change."""
+"""The verdicts on a row with a certain change, or with more or fewer errors."""
 
 LEAST_PARTS = 8
 """Parts with requests that an interval needs."""
@@ -132,10 +132,17 @@ class DeviceChanges:
     def verdict(self) -> str:
         """ "better", "worse", ``MIXED``, ``NO_DIFFERENCE`` or ``TOO_LITTLE``."""
         verdicts = {change.verdict for change in self.changes}
-        certain = verdicts & {"better", "worse"}
+        certain = {*verdicts, self.errors_verdict} & {"better", "worse"}
         if certain:
             return certain.pop() if len(certain) == 1 else MIXED
         return TOO_LITTLE if verdicts == {TOO_LITTLE} else NO_DIFFERENCE
+
+    @property
+    def errors_verdict(self) -> str:
+        """ "better" or "worse": a smaller or a larger share of requests failed; else empty."""
+        (failed_a, failed_b), (n_a, n_b) = self.errors, self.requests
+        more = failed_b * n_a - failed_a * n_b
+        return "worse" if more > 0 else "better" if more else ""
 
     @property
     def largest(self) -> list[Change]:

@@ -104,32 +104,47 @@ class Comparison:
         ]
 
     def changed(self) -> list[DeviceChanges]:
-        """Rows with a change that is certain, the largest first."""
-        changed = [row for row in self.rows if row.verdict in CHANGED]
-        return sorted(changed, key=lambda row: -row.shown[0].least)
+        """Rows that changed: first those with more errors, then the largest certain change."""
+
+        def order(row: DeviceChanges) -> tuple[bool, float]:
+            return row.errors_verdict != "worse", -max((c.least for c in row.shown), default=0.0)
+
+        return sorted((row for row in self.rows if row.verdict in CHANGED), key=order)
+
+    def failed(self) -> tuple[int, int]:
+        """Requests that failed in A and in B, each counted once."""
+        rows = [row for row in self.rows if row.numbers == (None, None)] or self.rows
+        rows = [row for row in rows if row.op is None] or rows
+        a, b = zip(*(row.errors for row in rows))
+        return sum(a), sum(b)
 
     def verdict(self) -> str:
-        """What changed, in one line."""
-        changed = self.changed()
+        """What changed, in one line; failed requests come first."""
+        parts = [*self._failures(), *self._counted()]
+        changes = [(row, row.shown[0]) for row in self.rows if row.shown]
+        if changes:
+            row, _ = max(changes, key=lambda found: found[1].least)
+            figures = ", ".join(map(_figure_text, row.largest))
+            parts.append(f"most changed: {op_text(row.op or 'all')} of {row.device}, {figures}")
+        return "; ".join(parts)
+
+    def _failures(self) -> list[str]:
+        """Such as ``2,954 requests failed in B, none in A``; nothing if no request failed."""
+        (more, side), (fewer, other) = sorted(zip(self.failed(), "AB"), reverse=True)
+        if not more:
+            return []
+        failed = how_many(more, "request", "requests", ",")
+        return [f"{failed} failed in {side}, {f'{fewer:,}' if fewer else 'none'} in {other}"]
+
+    def _counted(self) -> list[str]:
+        """How many rows have which verdict."""
+        counts = Counter(row.verdict for row in self.rows)
+        rows = {verdict: how_many(n, "row", "rows", ",") for verdict, n in counts.items()}
+        changed = [f"{rows[verdict]} {verdict}" for verdict in CHANGED if verdict in rows]
         if not changed:
-            counts = Counter(row.verdict for row in self.rows)
-            return "; ".join(
-                f"{verdict} in {how_many(counts[verdict], 'row', 'rows', ',')}"
-                for verdict in (NO_DIFFERENCE, TOO_LITTLE)
-                if counts[verdict]
-            )
-        counts = Counter(row.verdict for row in changed)
-        parts = [
-            f"{how_many(counts[verdict], 'row', 'rows', ',')} {verdict}"
-            for verdict in CHANGED
-            if counts[verdict]
-        ]
-        row = changed[0]
-        figures = ", ".join(map(_figure_text, row.largest))
-        return (
-            f"{', '.join(parts)}, {len(self.rows) - len(changed):,} without a difference shown; "
-            f"most changed: {op_text(row.op or 'all')} of {row.device}, {figures}"
-        )
+            return [f"{of} in {rows[of]}" for of in (NO_DIFFERENCE, TOO_LITTLE) if of in rows]
+        n_same = counts[NO_DIFFERENCE] + counts[TOO_LITTLE]
+        return [f"{', '.join(changed)}, {n_same:,} without a difference shown"]
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -251,9 +266,12 @@ def text(found: Comparison, *, has_all: bool = False) -> str:
                     change.verdict,
                 )
             )
-        for name, (a, b) in (("errors", row.errors), ("requeues", row.requeues)):
+        for name, (a, b), verdict in (
+            ("errors", row.errors, row.errors_verdict),
+            ("requeues", row.requeues, ""),
+        ):
             if a or b:
-                cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", ""))
+                cells.append(("", "", name, f"{a:,}", f"{b:,}", "", "", verdict))
     lines = found.about()
     lines += [
         f"{letter}: {note}"

@@ -127,8 +127,10 @@ def _table(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
                 f'<br/><span class="{kind}">{verdict}</span>'
                 f'<br/><span class="soft">[{interval_text(change)}]</span>'
             )
-        counts = [row.errors, row.requeues] if has_requeues else [row.errors]
-        cells += [f"{a:,} → {b:,}" for a, b in counts]
+        failed, requeued = (f"{a:,} → {b:,}" for a, b in (row.errors, row.requeues))
+        if verdict := row.errors_verdict:
+            failed += f'<br/><span class="{verdict}">{verdict}</span>'
+        cells += [failed, *[requeued] * has_requeues]
         shown.append(("", cells))
     heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
     lines = [table([*heads, *["requeued"] * has_requeues], shown, "two dense")]
