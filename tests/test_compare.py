@@ -677,6 +677,19 @@ def test_rule_says_nothing_about_an_incomplete_trace(tmp_path: Path, capfd: Capt
     assert "all.p90" not in err and err.count("\n") == 1
 
 
+def test_run_that_is_named_twice_is_refused(
+    traces: dict[str, Path], tmp_path: Path, capfd: Capture
+) -> None:
+    a, b, link = traces["a0"], traces["slow0"], tmp_path / "link"
+    link.hardlink_to(b)
+    _, err = printed(capfd, a, a, a, ":", b, traces["slow1"], status=2)
+    assert err.startswith(f"blkiomon: side A has the trace {a} twice: its runs must be different\n")
+    _, err = printed(capfd, a, traces["a1"], ":", b, link, status=2)
+    also = f"side B has the trace {b} twice, also as {link}: its runs must be different"
+    assert err.startswith(f"blkiomon: {also}\n")
+    printed(capfd, a, a)  # one run on both sides
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["a"], ["a", "b", "c"], [":", "a"], ["a", ":", "b", ":", "c"], ["--x"]]
 )

@@ -158,6 +158,23 @@ def test_several_traces_are_merged_and_the_first_line_says_so(tmp_path: Path) ->
     assert lines[0].startswith("a, b merged: ") and table_of(lines)[0]["requests"] == "15"
 
 
+@pytest.mark.parametrize("kind", ["trace", "json", "b"])
+def test_trace_that_is_named_twice_counts_once(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a", requests(10, MS))
+    if kind != "trace":
+        path = tmp_path / kind
+        done = runner.call("-I", "1", f"--{kind}" if kind == "json" else "-b", path, tmp_path / "a")
+        assert done.returncode == 0
+    (tmp_path / "soft").symlink_to(path)
+    (tmp_path / "hard").hardlink_to(path)
+    once, *more = (  # of -b, a note says what these files do not hold
+        runner.call(*paths).stdout.decode().splitlines()
+        for paths in ([path], [path, path], [path, tmp_path / "soft", tmp_path / "hard"])
+    )
+    assert once[0].startswith(f"{path.name}: ") and table_of(once)[0]["requests"] == "10"
+    assert more == [once, once]
+
+
 def test_time_of_day_is_local_if_the_trace_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
 ) -> None:

@@ -12,7 +12,7 @@ from blkiomon.commands.options import Selection, UsageError, captured
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number, with_relatives
-from blkiomon.sources.trace_sets import find_members
+from blkiomon.sources.trace_sets import find_members, input_files
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -146,6 +146,22 @@ def refuse_devices(names: Iterable[str]) -> None:
                 f"{name} is a block device: `blkiomon stat {name}` watches it, "
                 f"`blkiomon record -o NAME --trace {name}` records a trace"
             )
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names without those whose files earlier names have, by device and inode.
+
+    Raises:
+        SourceError: see ``find_members``.
+    """
+    kept: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for name in names if len(names) > 1 else ():
+        files = input_files([name])
+        if name not in kept and not (files and files <= seen):
+            kept.append(name)
+        seen |= files
+    return kept or list(names)
 
 
 def is_fed() -> bool:

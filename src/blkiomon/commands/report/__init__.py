@@ -118,7 +118,7 @@ def main(given: Namespace) -> int:
         view = view_of(topology, given.by)
         found = collect(names, **selected._asdict(), view=view, **limits(given))
         found = found.of_host(topology)
-        title = given.title or f"Block I/O of {', '.join(Path(n).name for n in names[:3])}"
+        title = given.title or f"Block I/O of {', '.join(Path(n).name for n in found.names[:3])}"
         if suffix in PICTURES:
             title += f" ({found.scope})" if found.scope else ""
             why = found.whole.incomplete

@@ -16,7 +16,7 @@ import numpy as np
 
 from blkiomon._core import Engine
 from blkiomon.commands.config import ALL_REQUESTS
-from blkiomon.commands.naming import refuse_devices
+from blkiomon.commands.naming import distinct_names, refuse_devices
 from blkiomon.commands.no_requests import ONLY_NOTES
 from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
@@ -202,7 +202,8 @@ def collect(
     """Read inputs, all of one kind.
 
     Args:
-        names: traces, as for ``open_trace``; or files of ``--json``, or of ``-b``.
+        names: traces, as for ``open_trace``; or files of ``--json``, or of ``-b``. A file that is
+            named several times counts once.
         devices: numbers of the devices that count; empty: all.
         ops: operations that count; empty: all.
         period: when; of intervals those that begin in it.
@@ -218,6 +219,7 @@ def collect(
         SourceError, TraceError: an input cannot be read at all.
     """
     refuse_devices(names)
+    names = distinct_names(names)
     kinds = {name: _kind(name) for name in names}
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())

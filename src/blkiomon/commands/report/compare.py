@@ -34,6 +34,7 @@ from blkiomon.commands.report import (
 from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
+from blkiomon.sources.trace_sets import input_files
 
 COMMAND = Command(
     "compare",
@@ -137,6 +138,8 @@ def main(given: Namespace) -> int:
                 follow=given.follow_symlinks,
                 overwrite=given.overwrite,
             )
+        for letter, side in zip("AB", sides):
+            _refuse_repeated(letter, side)
         n_runs = sum(map(len, sides))
         found = comparison.compare_runs(
             sides,
@@ -192,3 +195,21 @@ def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:
     at = listed.index(":")
     a, b = listed[:at], listed[at + 1 :]
     return (a, b) if a and b and ":" not in b else None
+
+
+def _refuse_repeated(letter: str, side: Sequence[str]) -> None:
+    """Refuse runs of a side that have a file in common: they would count as independent.
+
+    Raises:
+        UsageError: two runs have a file in common.
+        SourceError: a run cannot be found.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for name in side if len(side) > 1 else ():
+        files = input_files([name])
+        if first := next((found[file] for file in files if file in found), None):
+            also = "" if first == name else f", also as {name}"
+            raise UsageError(
+                f"side {letter} has the trace {first} twice{also}: its runs must be different"
+            )
+        found |= dict.fromkeys(files, name)

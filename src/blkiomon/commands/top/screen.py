@@ -398,7 +398,7 @@ def open_screen(
         OutputError: the terminal cannot be used.
     """
     is_live = not lossless
-    source = " ".join(config.trace or config.files)
+    source = " ".join(dict.fromkeys(config.trace or config.files))
     if source in ("", "-"):
         source = "standard input"
     if not is_live and config.speed:
