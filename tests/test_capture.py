@@ -644,6 +644,16 @@ def test_command_captures_until_a_signal(loop: str, tmp_path: Path) -> None:
     assert blkiomon.to_dict(whole)["processes"] is not None
 
 
+def test_devices_that_the_selection_excludes_have_no_rows(loop: str) -> None:
+    other = "loop7" if loop != "loop7" else "loop6"
+    arguments = [loop, other, "--device", other, "0.1", "1"]
+    done = runner.call("stat", *arguments)
+    assert other in done.stdout.decode() and loop not in done.stdout.decode()
+    done = runner.call("stat", loop, *arguments[2:])
+    said = b"blkiomon: --device selects none of the devices that are captured\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"", said)
+
+
 def test_queue_times_are_captured_on_request(loop: str) -> None:
     engine = Engine()
     with Capture([loop], print, queue=True) as capture:

@@ -127,6 +127,12 @@ def test_idle_devices_of_a_capture_have_lines() -> None:
     assert [row[1:3] for row in shown] == [["sdb", "read"], ["dm-3", "idle"]]
 
 
+def test_device_without_the_selected_operations_is_not_called_idle() -> None:
+    read = Io(SDB, "read", 4096, 100 * MS, MS)
+    shown = rows_of(text(lines(has_ops=True), interval(read).only(["write"])))
+    assert [row[1:3] for row in shown] == [["sdb", "none"], ["dm-3", "none"]]
+
+
 def test_whole_short_trace_has_rates(tmp_path: Path) -> None:
     path = write(tmp_path / "t", requests(50, MS, spacing_ns=MS))
     ((time, _, iops, *_),) = rows_of(printed("1", path))

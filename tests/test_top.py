@@ -262,6 +262,11 @@ def test_idle_devices_have_rows_and_a_silent_stream_is_named() -> None:
     assert ("sdb", "idle") in rows(one_goes_on)
 
 
+def test_device_without_the_selected_operation_is_not_called_idle() -> None:
+    shown = frame(interval(BUSY).only(["discard"]), devices=[SDB])
+    assert ("sdb", "none") in rows(shown) and ("sdb", "idle") not in rows(shown)
+
+
 def test_screen_waits_for_the_first_interval() -> None:
     shown = frame(devices=[SDB])
     assert "waiting for the first interval (1 s)" in shown[0]

@@ -394,6 +394,10 @@ class Selection(NamedTuple):
             ops = checked(given.op)
         return cls(tuple(sorted(set(given.device))), ops, Period.of(given))
 
+    def only(self, numbers: Iterable[int]) -> list[int]:
+        """Those of these devices that count."""
+        return [number for number in numbers if not self.devices or number in self.devices]
+
     def arguments(self) -> dict[str, Any]:
         """As arguments of ``Monitor``."""
         return {"devices": self.devices, "ops": self.ops, **self.period._asdict()}

@@ -96,9 +96,11 @@ def _opened_and_run(
     try:
         if not config.trace:
             return _run(config, fd, None, numbers, open_screen)
-        from blkiomon.sources.capture import Capture  # slow to import
+        from blkiomon.sources.capture import ALL, Capture  # slow to import
 
         with Capture(config.trace, complain, queue=config.queue) as capture:
+            if ALL not in config.trace and not config.selection.only(capture.device_numbers):
+                raise SourceError("--device selects none of the devices that are captured")
             return _run(config, capture.fd, capture, numbers, open_screen)
     except (SourceError, OutputError, PrivilegeError) as error:
         complain(str(error))
@@ -323,16 +325,16 @@ def _tracker(config: Config) -> Tracker | None:
         return Tracker(topology, by)
     from blkiomon.sources.capture import numbers_of
 
-    return Tracker(topology, by, numbers_of(config.trace))
+    return Tracker(topology, by, config.selection.only(numbers_of(config.trace)))
 
 
 def _expected(config: Config, capture: Capture) -> list[tuple[int, str]]:
     """The devices that are captured, with the operations that every disk serves."""
     if config.by != "device":
         return []
-    devices, selected_ops, _ = config.selection
-    numbers = [n for n in capture.device_numbers if not devices or n in devices]
-    ops = [op for op in ("read", "write") if not selected_ops or op in selected_ops]
+    selected = config.selection
+    numbers = selected.only(capture.device_numbers)
+    ops = [op for op in ("read", "write") if not selected.ops or op in selected.ops]
     return list(itertools.product(numbers, ops))
 
 

@@ -151,7 +151,7 @@ def _open(
 
     lines = Lines(
         name_of,
-        numbers_of(config.trace) if config.by == "device" else (),
+        config.selection.only(numbers_of(config.trace)) if config.by == "device" else (),
         has_ops=given.ops or bool(given.op),
         interval_s=config.interval_s,
         view=view,
@@ -233,7 +233,7 @@ class Lines:
             yield finding.text
 
     def _rows(self, interval: Interval, has_fractions: bool) -> Iterator[Row]:
-        from blkiomon.commands.table import Row, by_device, op_label
+        from blkiomon.commands.table import Row, by_device, idle_label, op_label
         from blkiomon.formats.units import device_text
 
         groups = (*interval.groups(), *(interval.maps.groups() if interval.maps else ()))
@@ -250,7 +250,7 @@ class Lines:
             shown = device.ops if device is not None else ()
             yield from (Row(name, op_label(group.op), group, when) for group in shown)
             if not shown:
-                yield Row(name, "idle", None, when)
+                yield Row(name, idle_label(interval.only_ops), None, when)
 
     def _map_of(self, number: int) -> int | None:
         return None if self._view is None else self._view.map_of(number)

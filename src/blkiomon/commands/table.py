@@ -71,6 +71,11 @@ def op_label(op: str | None) -> str:
     return "zeroes" if op == "write_zeroes" else op or "all"
 
 
+def idle_label(only_ops: Sequence[str]) -> str:
+    """What a device without requests does, if only these operations count; empty: all."""
+    return "none" if only_ops else "idle"
+
+
 _PLURALS = {
     "flush": "flushes",
     "write_zeroes": "write zeroes",

@@ -405,7 +405,7 @@ def _title(columns: Sequence[ScreenColumn], sort: str) -> Line:
 
 def _row(row: ScreenRow, columns: Sequence[ScreenColumn]) -> Line:
     line: Line = []
-    base = DIM if row.op == "idle" else BOLD if row.has_operations else ""
+    base = DIM if row.is_idle else BOLD if row.has_operations else ""
     base = joined(base, REVERSE * row.is_selected)
     gap = ""
     for column in columns:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from blkiomon.commands.san.checks import of_run
 from blkiomon.commands.san.facts import Lun, luns_of
-from blkiomon.commands.table import op_label, without_rates
+from blkiomon.commands.table import idle_label, op_label, without_rates
 from blkiomon.commands.top.look import TREES, WORST, Look, RowKey
 from blkiomon.commands.top.past import P99, Codes
 from blkiomon.commands.top.watch import RunState
@@ -89,6 +89,7 @@ class ScreenRow(NamedTuple):
     level: int = 0
     is_device: bool = True
     has_operations: bool = False
+    is_idle: bool = False
     is_selected: bool = False
 
 
@@ -419,6 +420,7 @@ class Rows:
             level=max(found, severity(worst_ns), 2 * (has_failed or state == WAITING)),
             is_device=level != "op",
             has_operations=self.has_operations and level != "op",
+            is_idle=state == self._idle,
             is_selected=key == look.selected,
         )
 
@@ -450,6 +452,10 @@ class Rows:
         total = int(getattr(self._run.past, name)[places].sum())
         return max(total, shown), 0 if self._look.is_whole else shown  # Past may have forgotten
 
+    @cached_property
+    def _idle(self) -> str:
+        return idle_label(() if self.interval is None else self.interval.only_ops)
+
     def _state(self, key: RowKey, group: Group | None) -> str:
         level, number = key
         children = self._children.get(key, [])
@@ -462,7 +468,7 @@ class Rows:
         if device is not None and device.state not in (None, "running", "live"):
             return device.state or ""
         if group is None or not group.requests:
-            return "idle"
+            return self._idle
         if device is not None and self._look.by in TREES:
             return (device.access_state or "running").removeprefix("active/")
         ops = self.devices.ops(number) if level == "device" else range(0)

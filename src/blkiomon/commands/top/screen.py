@@ -405,7 +405,7 @@ def open_screen(
         source += f"  x{config.speed:g}"
     if config.selection.ops:
         source += f"  only {', '.join(config.selection.ops)}"
-    traced = numbers_of(config.trace)
+    traced = config.selection.only(numbers_of(config.trace))
     about = About(
         source=source,
         interval_s=config.interval_s,
