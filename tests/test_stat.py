@@ -159,6 +159,14 @@ def test_head_is_repeated_on_each_page_and_when_columns_widen() -> None:
     assert sum("IOPS" in line for line in text(lines(), many[0], interval(*wide))) == 2
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+def test_wrong_input_has_no_head(has_file: bool, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no trace\n")
+    done = runner.call("stat", *[tmp_path / "text"] * has_file)  # else standard input is empty
+    assert (done.returncode, done.stdout) == (EXIT_INPUT, b"")
+    assert done.stderr.startswith(b"blkiomon: ")
+
+
 def test_time_is_local_if_it_is_known(utc: None) -> None:
     made = interval_of([], 1_795_000_000 * S, 1_795_000_001 * S)
     assert made.anchored

@@ -196,20 +196,22 @@ class Lines:
         self._has_ops = has_ops
         self._has_fractions = interval_s < 1
         self._rest_ns = table.REST_FRACTION * interval_s * 1e9
+        self._has_begun = False
         self._head = ""
         self._left = 0  # lines before the head is repeated
         self._lost = 0  # events
 
     def render(self, interval: Interval) -> Iterator[bytes]:
-        """The lines of an interval, after the head where that is due."""
+        """The lines of an interval, after the head where that is due; a head needs a line."""
         from blkiomon.commands.table import for_locale, without_rates
 
-        is_rest = bool(self._head) and interval.end_ns - interval.start_ns < self._rest_ns
+        is_rest = self._has_begun and interval.end_ns - interval.start_ns < self._rest_ns
+        self._has_begun = True
         rows = list(self._rows(interval, self._has_fractions or is_rest))
         if is_rest:
             rows = [row._replace(group=without_rates(row.group)) for row in rows if row.group]
         lines = self._table.lines(rows)
-        if self._table.head != self._head or self._left < len(lines):
+        if lines and (self._table.head != self._head or self._left < len(lines)):
             self._head = self._table.head
             self._left = self._page
             lines.insert(0, self._head)
