@@ -1,8 +1,9 @@
 """Shell completions for bash, zsh and fish, from the commands' options.
 
 The name of an option's argument decides what is completed: FILE, PATH, DIR and DATASET are files,
-TRACE a trace, DEVICE a block device, and words with ``|`` between them the choices. Other words are
-traces: files, and the names of per-CPU sets without ``.blktrace.0``.
+TRACE a trace, DEVICE a block device, and words with ``|`` between them the choices, unless the
+option lists its choices. Other words are traces: files, and the names of per-CPU sets without
+``.blktrace.0``.
 
 shtab cannot make these: in bash it completes neither ``--clock=t`` nor a file name as the first
 word.
@@ -20,6 +21,8 @@ _MADE = "# Made by `make manual` from the options of the commands."
 
 def _choices(option: Option) -> str:
     """The words that an option takes, separated by spaces; "" if unknown."""
+    if option.choices:
+        return " ".join(option.choices)
     words = option.argument.split("|")
     is_known = len(words) > 1 and all(word[:1].islower() or word[:1].isdigit() for word in words)
     return " ".join(words) if is_known else ""

@@ -40,6 +40,7 @@ class Option(NamedTuple):
         default: value without the option; of a repeatable option the empty list.
         is_repeatable: may be given several times; the value is a list.
         is_output: must not be given twice, as it writes to one place.
+        choices: all values, for completion, where ``spec`` does not list them.
     """
 
     spec: str
@@ -49,6 +50,7 @@ class Option(NamedTuple):
     default: Any = None
     is_repeatable: bool = False
     is_output: bool = False
+    choices: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -427,6 +429,7 @@ OP = Option(
     "only this operation: read, write, discard, flush, write_zeroes, zone or other (repeatable)",
     read=_operation,
     is_repeatable=True,
+    choices=OPS,
 )
 FROM = Option("--from=TIME", "begin this long after the first record, or at this time", read=moment)
 TO = Option("--to=TIME", "end before this time", read=moment)

@@ -43,7 +43,7 @@ CHARTS = {
 }
 """The charts of a picture, and what each of them needs."""
 
-CHART = Option("--chart=NAME", "", read=one_of(*CHARTS), is_repeatable=True)
+CHART = Option("--chart=NAME", "", read=one_of(*CHARTS), is_repeatable=True, choices=[*CHARTS])
 
 COMMAND = Command(
     "report",

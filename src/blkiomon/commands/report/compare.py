@@ -36,6 +36,8 @@ from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printe
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.sources.trace_sets import input_files
 
+CHARTS = ("heat", "iops", "bandwidth", "percentiles", "sizes")
+
 COMMAND = Command(
     "compare",
     (
@@ -59,7 +61,8 @@ COMMAND = Command(
         CHART._replace(
             help="only this chart of a picture: heat, iops, bandwidth, percentiles or sizes "
             "(repeatable)",
-            read=one_of("heat", "iops", "bandwidth", "percentiles", "sizes"),
+            read=one_of(*CHARTS),
+            choices=CHARTS,
         ),
         Option(
             "--fail-if=RULE",
