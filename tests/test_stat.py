@@ -159,6 +159,14 @@ def test_head_is_repeated_on_each_page_and_when_columns_widen() -> None:
     assert sum("IOPS" in line for line in text(lines(), many[0], interval(*wide))) == 2
 
 
+def test_narrow_terminal_shows_the_most_important_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for options, titles in ([], "device IOPS p99 err"), (["-o"], "device op IOPS p99"):
+        shown = printed(*options, MULTI)
+        assert max(map(len, shown)) <= 40
+        assert shown[0].split() == ["time", *titles.split()]
+
+
 @pytest.mark.parametrize("has_file", [True, False])
 def test_wrong_input_has_no_head(has_file: bool, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no trace\n")

@@ -175,6 +175,13 @@ def test_trace_that_is_named_twice_counts_once(kind: str, tmp_path: Path) -> Non
     assert more == [once, once]
 
 
+def test_narrow_terminal_shows_the_most_important_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = summarized(MULTI)
+    assert max(map(len, lines)) <= 40
+    assert [*table_of(lines)[0]] == ["device", "op", "IOPS", "p99", "max", "err"]
+
+
 def test_time_of_day_is_local_if_the_trace_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
 ) -> None:

@@ -185,7 +185,8 @@ class _Summary:
         if whole.counts.records:
             counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
         names += " merged" * (len(found.names) > 1)
-        yield f"{'standard input' if names == '-' else names}: {_when(whole)}"
+        first = f"{'standard input' if names == '-' else names}: {_when(whole)}"
+        yield from textwrap.wrap(first, columns, break_long_words=False, break_on_hyphens=False)
         devices = how_many(len(found.devices), "device", "devices", ",")
         only = f"; only {found.selection.text}" if found.selection.text else ""
         if requests < whole.total.requests:
@@ -231,9 +232,10 @@ class _Summary:
         yield from lines
         if n_left_out:
             more = how_many(n_left_out, f"more {given.by}", f"more {given.by}s", ",")
-            yield f"… {more}: --all lists all, --device selects"
+            yield from textwrap.wrap(f"… {more}: --all lists all, --device selects", columns)
         if any(table.MARK in line for line in lines):
-            yield f"{table.MARK} too few requests for this percentile: the slowest is shown"
+            few = "too few requests for this percentile: the slowest is shown"
+            yield from textwrap.wrap(f"{table.MARK} {few}", columns)
         if view is not None and (left_out := left_out_text(view.left_out)):
             yield from textwrap.wrap(left_out, columns)
 

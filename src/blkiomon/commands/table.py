@@ -210,26 +210,26 @@ def _busy(group: Group) -> str:
 
 WHEN_COLUMN = Column("time", lambda row: row.when, 8)
 DEVICE_COLUMN = Column("device", lambda row: row.device, is_left=True)
-ABOUT_COLUMN = Column("size, model", lambda row: row.about, drop=6, is_left=True)
+ABOUT_COLUMN = Column("size, model", lambda row: row.about, drop=10, is_left=True)
 OP_COLUMN = Column("op", lambda row: row.op, is_left=True)
 
 FIGURE_COLUMNS = (
     Column("IOPS", figure(lambda g: count_cell(g.iops)), 6),
-    Column("MB/s", figure(lambda g: megabytes_cell(g.bytes_per_s)), 5),
-    Column("size", figure(lambda g: size_cell(g.size_bytes.mean)), 6, drop=9),
-    Column("p50", figure(lambda g: time_cell(g.d2c_ns.percentile(50))), 6, drop=2),
-    Column("p90", figure(lambda g: time_cell(g.d2c_ns.percentile(90))), 6, drop=8),
+    Column("MB/s", figure(lambda g: megabytes_cell(g.bytes_per_s)), 5, drop=3),
+    Column("size", figure(lambda g: size_cell(g.size_bytes.mean)), 6, drop=13),
+    Column("p50", figure(lambda g: time_cell(g.d2c_ns.percentile(50))), 6, drop=6),
+    Column("p90", figure(lambda g: time_cell(g.d2c_ns.percentile(90))), 6, drop=12),
     Column("p99", figure(lambda g: percentile_cell(g, 99)), 7, has_marks=True),
-    Column("p99.9", figure(lambda g: percentile_cell(g, 99.9)), 7, drop=3, has_marks=True),
-    Column("max", figure(lambda g: time_cell(g.d2c_ns.max)), 6),
-    Column("in flight", figure(in_flight_cell), 9),
-    Column("busy", figure(_busy), 4, drop=7),
-    Column("err", figure(lambda g: count_cell(g.errors)), 3),
+    Column("p99.9", figure(lambda g: percentile_cell(g, 99.9)), 7, drop=7, has_marks=True),
+    Column("max", figure(lambda g: time_cell(g.d2c_ns.max)), 6, drop=2),
+    Column("in flight", figure(in_flight_cell), 9, drop=4),
+    Column("busy", figure(_busy), 4, drop=11),
+    Column("err", figure(lambda g: count_cell(g.errors)), 3, drop=1),
 )
 """The figures of a group, from left to right, for ``summary`` and ``stat``."""
 
-REQUESTS_COLUMN = Column("requests", figure(lambda g: count_cell(g.requests)), drop=4)
-REQUEUES_COLUMN = Column("requeues", figure(lambda g: count_cell(g.requeues)))
+REQUESTS_COLUMN = Column("requests", figure(lambda g: count_cell(g.requests)), drop=8)
+REQUEUES_COLUMN = Column("requeues", figure(lambda g: count_cell(g.requeues)), drop=4)
 
 
 # --- devices --------------------------------------------------------------------------------------

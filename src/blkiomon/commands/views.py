@@ -161,7 +161,7 @@ def view_columns(view: View) -> list[Column]:
     title = "port" if view.by == "path" else "of"
     return [
         replace(DEVICE_COLUMN, title=view.by),
-        replace(ABOUT_COLUMN, title=title, drop=1 if view.by == "path" else 6),
+        replace(ABOUT_COLUMN, title=title, drop=5 if view.by == "path" else 10),
     ]
 
 
