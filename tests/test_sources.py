@@ -664,7 +664,7 @@ def test_more_files_than_descriptors_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"sda.blktrace.{cpu}").touch()
     before = descriptors()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 50  # free ones below that are fewer
+    limit = sorted({*range(1000)} - before)[20]  # twenty numbers below it are free
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         with pytest.raises(SourceError) as error:
