@@ -534,15 +534,16 @@ def test_more_requests_in_flight_are_mixed(tmp_path: Path, capfd: Capture) -> No
 
 
 def with_errors(errors: tuple[int, int], *changes: tuple[str, float, float]) -> DeviceChanges:
-    return replace(certain("8:16", *changes), errors=errors)
+    return replace(certain("8:16", *changes), errors=errors, requests=(1000, 1000))
 
 
 @pytest.mark.parametrize(
     "errors, expected",
     [
-        ((0, 3), "3 requests failed in B, none in A; 1 row worse, 0 without a difference shown"),
-        ((3, 0), "3 requests failed in A, none in B; 1 row better, 0 without a difference shown"),
-        ((1, 3), "3 requests failed in B, 1 in A; 1 row worse, 0 without a difference shown"),
+        ((0, 30), "30 requests failed in B, none in A; 1 row worse, 0 without a difference shown"),
+        ((30, 0), "30 requests failed in A, none in B; 1 row better, 0 without a difference shown"),
+        ((10, 30), "30 requests failed in B, 10 in A; 1 row worse, 0 without a difference shown"),
+        ((5, 6), "6 requests failed in B, 5 in A; no difference shown in 1 row"),
         ((1, 1), "1 request failed in B, 1 in A; no difference shown in 1 row"),
         ((0, 0), "no difference shown in 1 row"),
     ],
@@ -552,18 +553,18 @@ def test_failed_requests_come_first_in_the_verdict(errors: tuple[int, int], expe
 
 
 def test_more_failed_requests_contradict_lower_latencies() -> None:
-    rows = [with_errors((0, 3), ("p50", -0.2, -0.1)), certain("8:32", ("p50", 0.5, 0.6))]
+    rows = [with_errors((0, 30), ("p50", -0.2, -0.1)), certain("8:32", ("p50", 0.5, 0.6))]
     found = Comparison([], [], rows[::-1])
     assert [row.verdict for row in rows] == ["mixed", "worse"]
     assert found.changed() == rows
     assert found.verdict() == (
-        "3 requests failed in B, none in A; 1 row worse, 1 row mixed, 0 without a difference "
+        "30 requests failed in B, none in A; 1 row worse, 1 row mixed, 0 without a difference "
         "shown; most changed: read of 8:32, p50 +50.0 % (1 ns to 2 ns)"
     )
 
 
 def test_share_of_failed_requests_decides() -> None:
-    longer = replace(with_errors((3, 30), ("p50", -0.1, 0.1)), requests=(10, 100))
+    longer = replace(with_errors((30, 300), ("p50", -0.1, 0.1)), requests=(100, 1000))
     assert (longer.errors_verdict, longer.verdict) == ("", NO_DIFFERENCE)
 
 

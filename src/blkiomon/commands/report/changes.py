@@ -31,6 +31,7 @@ from blkiomon.commands.report.collect import Collected, ReportError, listed
 from blkiomon.commands.report.sides import DeviceUnits, Side
 from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
+from blkiomon.interval.departures import share_limits
 from blkiomon.interval.groups import NS_PER_S
 
 METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
@@ -139,10 +140,12 @@ class DeviceChanges:
 
     @property
     def errors_verdict(self) -> str:
-        """ "better" or "worse": a smaller or a larger share of requests failed; else empty."""
-        (failed_a, failed_b), (n_a, n_b) = self.errors, self.requests
-        more = failed_b * n_a - failed_a * n_b
-        return "worse" if more > 0 else "better" if more else ""
+        """ "better" or "worse": certainly a smaller or a larger share failed; else empty.
+
+        Certainly: the confidence intervals of both shares do not overlap.
+        """
+        a, b = map(share_limits, self.errors, self.requests)
+        return "worse" if b[0] > a[1] else "better" if b[1] < a[0] else ""
 
     @property
     def largest(self) -> list[Change]:

@@ -80,7 +80,7 @@ COMMAND = Command(
     """
     A figure is better or worse if its interval does not include 0; else no difference is shown. A
     row is a device or an operation of it. It is mixed if some of its figures are better and others
-    are worse. It is also worse if a larger share of its requests failed.
+    are worse. It is also worse if a larger share of its requests failed, beyond chance.
 
     All intervals together contain the true changes with 95 % confidence: the more devices and
     operations are compared, the wider is each. An interval follows from how a figure varies over
