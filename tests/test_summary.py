@@ -658,6 +658,8 @@ def test_damage_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
             skipped = f"blkiomon: bad trace: {path}: skipped 7 bytes that are not records\n"
             assert result.stderr.decode() == skipped or before[:1] == ("report",)
             assert b"400 records, 200 requests" in result.stdout or before[:1] == ("report",)
+        assert runner.run("compare", path, path).returncode == 3
+        assert b"no difference shown" in runner.run("compare", "--resync", path, path).stdout
     path.write_bytes(b"garbage" * 10)
     runner.assert_fails(3, f"{path}: no record in it", "--resync", path)
 

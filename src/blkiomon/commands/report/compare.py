@@ -10,13 +10,14 @@ from pathlib import Path
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     HELP,
-    MAX_AGE,
+    LIMITS,
     OVERWRITE,
     SELECTION,
     Command,
     Option,
     Selection,
     UsageError,
+    limits,
     one_of,
 )
 from blkiomon.commands.parsing import parsed
@@ -73,7 +74,7 @@ COMMAND = Command(
         ),
         Option("--all", "list all devices and operations (default: those that changed)"),
         OVERWRITE,
-        MAX_AGE,
+        *LIMITS,
         FOLLOW_SYMLINKS,
         HELP,
     ),
@@ -152,7 +153,7 @@ def main(given: Namespace) -> int:
             topology_of=lambda name: find_topology(given.by, given.topology, [name]),
             devices=selected.devices,
             period=selected.period,
-            max_age_s=given.max_age,
+            **limits(given),
             n_runs=n_runs,
         )
         if output is not None:
