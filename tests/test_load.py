@@ -226,6 +226,15 @@ def test_requests_stay_in_flight_on_a_device_that_completes_nothing() -> None:
     assert loads_of(engine.snapshot(4 * S))[SDB, ALL_OPS][0] == 1
 
 
+def test_lost_events_out_of_range_are_refused() -> None:
+    engine = Engine()
+    for lost in (-1, 2**63):
+        with pytest.raises(ValueError, match="lost_events must be"):
+            engine.set_lost_outside(lost)
+    engine.set_lost_outside(2**63 - 1)
+    assert engine.counters()["lost_events"] == 2**63 - 1
+
+
 def test_request_issued_after_a_loss_stays_in_flight() -> None:
     engine = Engine()
     loads_by_second(engine, 1, lost=1)

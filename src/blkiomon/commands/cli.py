@@ -297,8 +297,8 @@ def _monitor(arguments: Sequence[str]) -> int:
         from blkiomon.commands.naming import note_traces
 
         note_traces(config.trace)
-    # While numpy is loaded, a capture would lose events; a user without privileges may not be able
-    # to read it.
+    # Read first, then load numpy. Not in a capture, which would lose events meanwhile; nor with
+    # --user, as the other user may not be allowed to read the files of numpy.
     if config.is_drop_in and not config.trace and config.user is None:
         from blkiomon.commands.late_numpy import put_off_numpy
 

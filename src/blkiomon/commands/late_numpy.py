@@ -47,8 +47,11 @@ def put_off_numpy() -> None:
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
     for name in ("numpy", "blkiomon.engine.layout"):  # layout makes dtypes
-        if name in sys.modules or (spec := find_spec(name)) is None:
-            continue  # loaded already; or missing, which its import reports
+        if name in sys.modules:  # somebody has loaded it already
+            continue
+        spec = find_spec(name)
+        if spec is None:  # it is not installed: its import will say so
+            continue
         module = module_from_spec(spec)
         vars(module).pop("__path__", None)  # an import of a submodule looks for it: that loads it
         module.__class__ = _LateModule
@@ -61,9 +64,12 @@ def put_off_numpy() -> None:
 
 
 def load_numpy() -> None:
-    """Load what was put off; later, after an hour-long interval, an upgrade may have removed it."""
+    """Load numpy, if ``put_off_numpy`` has put it off.
+
+    Runs call this soon after the start: an upgrade could replace numpy during a long interval.
+    """
     if _late:
-        gc.disable()  # garbage collection of what is imported would take a tenth of the time
+        gc.disable()  # collecting garbage during the import would take a tenth of its time
         for module in [*_late]:
             module.load()
         gc.freeze()

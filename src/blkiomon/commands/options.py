@@ -290,7 +290,9 @@ def captured(name: str, text: str) -> str:
         number = parsed(text.replace(",", ":"))
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
-    return text if number is None else device_name(number) or text
+    if number is None:
+        return text
+    return device_name(number) or text
 
 
 def moment(name: str, text: str) -> tuple[int, bool]:

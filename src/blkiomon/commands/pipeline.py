@@ -37,13 +37,13 @@ class Pipeline:
     """The path of records through a run: a monitor, then the outputs.
 
     Args:
-        config: what is asked for.
+        config: the command line, as values.
         outputs: get the intervals, and records for the debug and driver outputs.
         report: prints one line for the user.
         clock: what ends intervals, "trace" or "wall"; None: "wall" for a live trace, "trace" for
             one that turns out to have been recorded.
         sorts: the stream may have one CPU's records after another's, see ``SortedStream``.
-        annotate: what is delivered in place of an interval.
+        annotate: makes, of each interval, the one that the outputs get; default: the same.
         begun_ns: monotonic time since which records may have come; default: now.
 
     Attributes:
@@ -61,6 +61,7 @@ class Pipeline:
         begun_ns: int | None = None,
     ) -> None:
         self._annotate = annotate
+        # Holds the first bytes back until the clock is chosen; then None.
         self._beginning = None if clock else Beginning()
         self._sorted = SortedStream() if sorts else None
         clock = clock or "wall"
@@ -99,7 +100,7 @@ class Pipeline:
         self.has_stopped: Callable[[], bool] = lambda: False
         self._after_stop = 0  # intervals
         self._fed_ns = time.monotonic_ns()
-        self._cut_ns = self._fed_ns if begun_ns is None else begun_ns
+        self._cut_ns = begun_ns or self._fed_ns  # when the current interval began
 
     def check(self, head: bytes) -> None:
         """Check the first bytes of a stream.
@@ -117,17 +118,21 @@ class Pipeline:
 
     def wait_s(self, left_s: float) -> float:
         """Seconds until ``decide`` is due, where the interval ends in ``left_s``."""
-        return left_s if self._beginning is None else self._beginning.wait_s(left_s)
+        if self._beginning is None:
+            return left_s
+        return self._beginning.wait_s(left_s)
 
     def decide(self, *, has_ended: bool = False) -> None:
-        """Choose the clock, if it is not chosen yet, and feed what was held back.
+        """Choose the clock, and feed the bytes that were held back until then.
+
+        Does nothing if the clock is chosen already.
 
         Raises:
             TraceError: as ``feed``.
         """
-        beginning, self._beginning = self._beginning, None
-        if beginning is None:
+        if self._beginning is None:
             return
+        beginning, self._beginning = self._beginning, None
         if beginning.is_recorded(has_ended=has_ended):
             self.monitor.choose_clock("trace")
             self.is_wall = False

@@ -66,7 +66,7 @@ def run(config: Config, fd: int = 0, *, open_screen: ExtraOpener | None = None) 
     Ends with the trace, or when a signal comes.
 
     Args:
-        config: what is asked for.
+        config: the command line, as values.
         fd: read where ``config`` names neither devices nor files.
         open_screen: opens the sink that draws on the terminal.
 

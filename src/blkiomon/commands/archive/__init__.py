@@ -241,7 +241,7 @@ def _warning(scheduler: str, ca_file: str | None) -> str:
 
 
 def _needs(error: ImportError) -> str:
-    if error.name is None:  # fsspec raised it: its text names the missing library
+    if error.name is None:  # fsspec raises it without a name; its text says what is missing
         return str(error)
     extra = "archive" if error.name in ("fsspec", "pyarrow") else "dask"
     return f"archive needs {error.name}: pip install 'blkiomon[{extra}]'"
