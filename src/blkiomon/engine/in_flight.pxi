@@ -138,6 +138,8 @@ cdef uint64_t integrate_pending(
         for op in range(OPS):
             s.integrals[i].pending_ns[op] = 0
             s.integrals[i].oldest_ns[op] = end_ns
+    if s.pending.used == 0:                     # the table may be large
+        return 0
     while (p := next_entry(&s.pending, &c)) != NULL:
         if not p.state & (IS_ISSUE | IS_MULTI_STEP):
             p.state |= IS_COUNTED
