@@ -55,7 +55,7 @@ from blkiomon.console import (
     complain,
     printed,
 )
-from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, OutputSettings
+from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, Output, OutputSettings
 
 
 def _address(name: str, text: str) -> tuple[str, int]:
@@ -422,80 +422,37 @@ def parse(arguments: Sequence[str]) -> Config | str:
         UsageError: the arguments make no sense.
     """
     given, files = _getopt(arguments)
-
-    def value(name: str) -> Any:
-        """What was given for an option, or its default."""
-        option = _BY_NAME[name]
-        if option.is_repeatable:
-            return tuple(option.read(f"--{name}", text) for text in given.get(name, []))
-        return option.read(f"--{name}", given[name][-1]) if name in given else option.default
-
-    version = value("stat-version")
     if "help" in given:
         return COMMAND.help()
     if "version" in given:
+        version = _value(_BY_NAME["stat-version"], given)
         return f"blkiomon version {version} (blkiomon {__version__})\n"
+    values = {name: _value(option, given) for name, option in _BY_NAME.items()}
     rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
-        from blkiomon.commands.naming import why_not_trace
-
-        if files and (why := why_not_trace(files[0])):
-            raise UsageError(why)
-        if value("trace") and not rows:
-            raise UsageError(_nothing_to_print(value("by"), value("trace")))
-        if files and not rows:
-            _check_for_summary(given)
-        if not rows or any(row.is_original for row in rows):
-            raise UsageError("the length of an interval is missing: -I SECONDS")
-
-    queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
-    if queue and len(queue) != 3:
-        raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
-    destinations = {row.name: value(row.name) for row in rows}
-    if queue:
-        destinations["msg-queue"] = tuple(map(value, queue))
-    slow_ns, slow_percent, slow_file = destinations.get("slow", (None, None, None))
-    if slow_file is not None:
-        destinations["slow"] = slow_file
-    elif "slow-limit" in given:
-        raise UsageError("--slow-limit needs --slow")
-    if slow_ns is not None and slow_ns > value("max-age") * 1e9:
-        raise UsageError("--slow must not exceed --max-age: older requests are dropped")
-
-    if any(not name or "\0" in name for name in files):
-        raise UsageError("an argument is empty: name a trace by its path")
-    trace = value("trace")
-    if trace and files:
-        raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")
-    if "queue" in given and not trace:
-        raise UsageError("--queue needs --trace DEVICE")
-    of_records = [row.name for row in rows if row.needs in ("details", "driver data")]
-    if of_records and value("op"):
-        raise UsageError(f"--op cannot select the single records that --{of_records[0]} prints")
-    period = Period.between(value("from"), value("to"))
-    by_device = [row.name for row in rows if row.is_by_device]
-    if value("by") != BY.default and (by_device or not rows):
-        if not by_device:
-            raise UsageError(_nothing_to_print(value("by"), value("trace") or files))
-        raise UsageError(
-            f"--{by_device[0]} shows devices only: use --by with --json, --csv or --parquet"
-        )
-
+        _check_without_interval(given, values, files, rows)
+    destinations = _destinations(given, values, rows)
+    _check_input(given, values, files)
+    _check_views(values, files, rows)
+    trace = values["trace"]
     if trace:
         from blkiomon.sources.devices import with_relatives
 
-        trace = with_relatives(trace, value("by"))
+        trace = with_relatives(trace, values["by"])
+    slow_ns, slow_percent, _ = values["slow"] or (None, None, None)
     return Config(
-        interval_s=value("interval"),
+        interval_s=values["interval"],
         files=tuple(files),
         trace=trace,
         queue="queue" in given,
-        clock=value("clock"),
-        selection=Selection(value("device"), value("op"), period),
+        clock=values["clock"],
+        selection=Selection(
+            values["device"], values["op"], Period.between(values["from"], values["to"])
+        ),
         outputs=OutputSettings(
             destinations=destinations or {"human-readable": "-"},
-            stat_version=version,
-            names=value("names"),
+            stat_version=values["stat-version"],
+            names=values["names"],
             overwrite="overwrite" in given,
             follow_symlinks="follow-symlinks" in given,
             verbose="verbose" in given,
@@ -503,19 +460,87 @@ def parse(arguments: Sequence[str]) -> Config | str:
         is_original=_are_original(given, files),
         slow_ns=slow_ns,
         slow_percent=slow_percent,
-        slow_limit=value("slow-limit"),
-        user=value("user"),
+        slow_limit=values["slow-limit"],
+        user=values["user"],
         final="no-final" not in given,
-        max_pending=value("max-pending"),
-        max_age_s=value("max-age"),
-        max_devices=value("max-devices"),
+        max_pending=values["max-pending"],
+        max_age_s=values["max-age"],
+        max_devices=values["max-devices"],
         resync="resync" in given,
-        by=value("by"),
-        topology=value("topology"),
+        by=values["by"],
+        topology=values["topology"],
     )
 
 
 _BY_NAME = {option.long: option for option in OPTIONS}
+
+Given = dict[str, list[str]]
+"""By the long name of an option, the texts that were given for it."""
+
+
+def _value(option: Option, given: Given) -> Any:
+    """What was given for an option, or its default."""
+    texts = given.get(option.long, [])
+    if option.is_repeatable:
+        return tuple(option.read(f"--{option.long}", text) for text in texts)
+    return option.read(f"--{option.long}", texts[-1]) if texts else option.default
+
+
+def _check_without_interval(
+    given: Given, values: dict[str, Any], files: Sequence[str], rows: Sequence[Output]
+) -> None:
+    """Raise UsageError if the arguments need -I, or no run follows from them."""
+    from blkiomon.commands.naming import why_not_trace
+
+    if files and (why := why_not_trace(files[0])):
+        raise UsageError(why)
+    if values["trace"] and not rows:
+        raise UsageError(_nothing_to_print(values["by"], values["trace"]))
+    if files and not rows:
+        _check_for_summary(given)
+    if not rows or any(row.is_original for row in rows):
+        raise UsageError("the length of an interval is missing: -I SECONDS")
+
+
+def _destinations(given: Given, values: dict[str, Any], rows: Sequence[Output]) -> dict[str, Any]:
+    """Where each of these outputs goes. Raises UsageError if options of an output are missing."""
+    destinations = {row.name: values[row.name] for row in rows}
+    queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
+    if queue and len(queue) != 3:
+        raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
+    if queue:
+        destinations["msg-queue"] = tuple(values[name] for name in queue)
+    if "slow" in given:
+        slow_ns, _, destinations["slow"] = values["slow"]
+        if slow_ns is not None and slow_ns > values["max-age"] * 1e9:
+            raise UsageError("--slow must not exceed --max-age: older requests are dropped")
+    elif "slow-limit" in given:
+        raise UsageError("--slow-limit needs --slow")
+    return destinations
+
+
+def _check_input(given: Given, values: dict[str, Any], files: Sequence[str]) -> None:
+    """Raise UsageError if the arguments contradict each other about what is read."""
+    if any(not name or "\0" in name for name in files):
+        raise UsageError("an argument is empty: name a trace by its path")
+    if values["trace"] and files:
+        raise UsageError("--trace traces devices and reads no files; remove it or the TRACE")
+    if "queue" in given and not values["trace"]:
+        raise UsageError("--queue needs --trace DEVICE")
+
+
+def _check_views(values: dict[str, Any], files: Sequence[str], rows: Sequence[Output]) -> None:
+    """Raise UsageError if an output cannot show what --op and --by ask for."""
+    of_records = [row.name for row in rows if row.needs in ("details", "driver data")]
+    if of_records and values["op"]:
+        raise UsageError(f"--op cannot select the single records that --{of_records[0]} prints")
+    by_device = [row.name for row in rows if row.is_by_device]
+    if values["by"] != BY.default and not rows:
+        raise UsageError(_nothing_to_print(values["by"], values["trace"] or files))
+    if values["by"] != BY.default and by_device:
+        raise UsageError(
+            f"--{by_device[0]} shows devices only: use --by with --json, --csv or --parquet"
+        )
 
 
 def _check_for_summary(given: Iterable[str]) -> None:
@@ -542,7 +567,7 @@ def _nothing_to_print(by: str, names: Sequence[str]) -> str:
     return f"an output is missing: `{' '.join(words)}` prints a table, --json - prints JSON"
 
 
-def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _getopt(arguments: Sequence[str]) -> tuple[Given, list[str]]:
     """The values that were given for each option, by its long name; and the files.
 
     Raises:
@@ -574,7 +599,7 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         if error.opt == "h":
             hint = ", the FILE that text is written to; --help prints help"
         raise UsageError(f"{error.msg}{hint}") from None
-    given: dict[str, list[str]] = {}
+    given: Given = {}
     for name, value in pairs:
         given.setdefault((short.get(name) or long[name[2:]]).long, []).append(value)
     if not _are_original(given, rest):
@@ -584,7 +609,7 @@ def _getopt(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     return given, rest
 
 
-def _are_original(given: dict[str, list[str]], files: Sequence[str]) -> bool:
+def _are_original(given: Given, files: Sequence[str]) -> bool:
     """Whether only options of the original are given, and no file."""
     return not files and _ORIGINALS.issuperset(given)
 
