@@ -29,7 +29,8 @@ from blkiomon.commands.report.changes import (
     DeviceChanges,
     compare,
 )
-from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.report.collect import collect
+from blkiomon.commands.report.collected import Collected
 from blkiomon.commands.report.comparison import Comparison, compare_runs
 from blkiomon.commands.report.sides import Side
 

@@ -413,8 +413,8 @@ def test_every_file_has_the_same_mode(umask: int, short_trace: Path, tmp_path: P
 SLOW = """
 import os, sys, time
 from blkiomon.commands import cli
-from blkiomon.commands.report import collect
-real = collect.write_whole
+from blkiomon.commands.report import written
+real = written.write_whole
 
 def write_pages(path, write, *options):
     def write_slowly(file):
@@ -429,7 +429,7 @@ def write_pages(path, write, *options):
     print(*children, flush=True)
     print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 
-collect.write_whole = write_pages
+written.write_whole = write_pages
 trace, *pages = sys.argv[1:]
 sys.exit(cli.main(["report", "-o", pages[0], trace]))
 """

@@ -16,7 +16,8 @@ from pages import accessible_names, opened, seen, shown, with_nothing_selected
 from blkiomon.commands import report
 from blkiomon.commands.report import page as page_module
 from blkiomon.commands.report.cells import Cells, bounded, packed
-from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.report.collect import collect
+from blkiomon.commands.report.collected import Collected
 from blkiomon.commands.topology import save
 from blkiomon.engine import layout
 from blkiomon.formats.units import device_text

@@ -13,7 +13,8 @@ import tracewriter as tw
 from pages import accessible_names, opened, seen, shown, with_nothing_selected
 
 from blkiomon.commands.report import compare
-from blkiomon.commands.report.collect import Collected, collect
+from blkiomon.commands.report.collect import collect
+from blkiomon.commands.report.collected import Collected
 from blkiomon.engine import layout
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import Distribution

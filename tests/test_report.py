@@ -26,7 +26,8 @@ from blkiomon.commands.report import access, compare, json_input, selection, sli
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
 from blkiomon.commands.report.cells import cells_of
-from blkiomon.commands.report.collect import RESOLUTION, Collected, ReportError, Resolution, collect
+from blkiomon.commands.report.collect import RESOLUTION, Resolution, collect
+from blkiomon.commands.report.collected import JSON, Collected, ReportError
 from blkiomon.commands.report.curves import (
     a_second,
     by_operation,
@@ -38,6 +39,7 @@ from blkiomon.commands.report.curves import (
 )
 from blkiomon.commands.report.figures import charts, chosen
 from blkiomon.commands.report.slices import MOST_SLICES
+from blkiomon.commands.report.written import write_output
 from blkiomon.engine import layout
 from blkiomon.formats.units import time_text
 
@@ -173,7 +175,7 @@ def test_slices_are_bounded_for_any_length_of_time(
 
 def test_json_gives_the_figures_of_its_trace(stats: dict[str, Path], tmp_path: Path) -> None:
     found = collect([str(stats["json"])])
-    assert found.kind == collecting.JSON
+    assert found.kind == JSON
     assert to_dict(found.whole) == to_dict(blkiomon.summarize(MULTI))
     assert len(found.slices) == 4
     packed = tmp_path / "stats.jsonl.gz"
@@ -765,7 +767,7 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ReportError, match=r"cannot write .*: No space left on device"):
-        collecting.write_output(path, fail)
+        write_output(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -21,7 +21,8 @@ from test_sources import write_set
 
 from blkiomon.commands import cli, naming, summary
 from blkiomon.commands.report import findings
-from blkiomon.commands.report.collect import RESOLUTION, collect, length_ns, spans
+from blkiomon.commands.report.collect import RESOLUTION, collect
+from blkiomon.commands.report.spans import length_ns, spans
 from blkiomon.commands.table import MARK, is_supported
 
 SDA, SDB, SDC = (8 << 20 | minor for minor in (0, 16, 32))

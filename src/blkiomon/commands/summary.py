@@ -43,7 +43,7 @@ from blkiomon.errors import SourceError, TraceError, complaint
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from blkiomon.commands.report.collect import Collected
+    from blkiomon.commands.report.collected import Collected
     from blkiomon.commands.table import DeviceFigures, Row
     from blkiomon.interval.value import Interval
     from blkiomon.sources.topology import Topology
@@ -101,7 +101,8 @@ def main(given: Namespace) -> int:
     require_traces(given.operands)
     if "-" in given.operands and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
-    from blkiomon.commands.report.collect import ReportError, collect
+    from blkiomon.commands.report.collect import collect
+    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.table import for_locale
 
     try:

@@ -104,8 +104,10 @@ def main(given: Namespace) -> int:
         raise UsageError(CHART_OF_PAGE)
 
     from blkiomon.commands.report import figures
-    from blkiomon.commands.report.collect import ReportError, check_output, collect, write_output
+    from blkiomon.commands.report.collect import collect
+    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.report.page.report import report
+    from blkiomon.commands.report.written import check_output, write_output
     from blkiomon.interval.incomplete import in_words
 
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from blkiomon.commands.report.collect import Collected
+from blkiomon.commands.report.collected import Collected
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import devices_of, regroup

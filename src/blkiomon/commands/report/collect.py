@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import heapq
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from blkiomon._core import Engine
-from blkiomon.commands.config import ALL_REQUESTS
 from blkiomon.commands.naming import distinct_names, refuse_devices
 from blkiomon.commands.no_requests import ONLY_NOTES
 from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
+from blkiomon.commands.report.collected import JSON, STATS, TRACE, Collected, ReportError, listed
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
+from blkiomon.commands.report.spans import GAP_NS, Gap, gaps_between, length_ns, spans
 from blkiomon.commands.views import left_out_text
-from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, how_many, printable
-from blkiomon.engine.constants import NOTIFY, OPS
+from blkiomon.console import how_many
+from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Table
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.formats.stats_reader import begins_like_stats
@@ -36,16 +33,9 @@ from blkiomon.interval.monitor import MAX_AGE_S, Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.interval.views import View, devices_of
 from blkiomon.library import counted
-from blkiomon.outputs import opening
-from blkiomon.outputs.opening import Policy, write_whole
-from blkiomon.sources import input_files, open_trace
+from blkiomon.sources import open_trace
 from blkiomon.sources.file_kinds import HEAD_BYTES
 from blkiomon.sources.readers import Reader
-from blkiomon.sources.topology import Topology
-from blkiomon.sources.trace_sets import find_members
-
-if TYPE_CHECKING:
-    from blkiomon.commands.report.cells import Cells
 
 
 class Resolution(NamedTuple):
@@ -67,19 +57,9 @@ RESOLUTION = Resolution(1_000_000, MOST_SLICES)
 MOST_BYTES = 3 << 26
 """Limit of the memory of all slices, about; a report takes less than 1 GB, whatever the input."""
 
-PROBE_BYTES = 1 << 16
-
-GAP_NS = NS_PER_S
-"""Files that follow each other within this time are parts of one run."""
-
 ALWAYS = Period()
 
-Gap = tuple[int, int]
-"""Begin and end, ns."""
-
 IN_TURN = "The files do not contain the time of day: they are shown one after another."
-
-TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
 
 
 class Limits(TypedDict, total=False):
@@ -89,102 +69,6 @@ class Limits(TypedDict, total=False):
     max_pending: int
     max_devices: int
     resync: bool
-
-
-class ReportError(Exception):
-    """A report cannot be made; the text says why.
-
-    Attributes:
-        status: the exit status.
-    """
-
-    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """The figures of some inputs.
-
-    Attributes:
-        names: of the inputs, as they were given.
-        kind: of all of them: ``TRACE``, ``JSON`` or ``STATS``.
-        slices: in the order of time.
-        whole: all of them as one interval.
-        patterns: where requests went; None where the inputs do not say.
-        notes: what the reader of the figures should know.
-        is_broken: an input is incomplete or damaged; the last of ``notes`` says how.
-        n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
-        gaps: when nothing was recorded between two runs, by the clock of the slices.
-        topology: of the traced host; None if it is not known.
-        device_names: of the traced host, or of the groups of a view, by number; empty if they are
-            not known.
-        selection: which requests count.
-        by: what the slices are of, see ``Interval.by``.
-        identities: by number, what identifies the groups of a view in other runs, and a name that
-            says so; see ``View.identity``.
-    """
-
-    names: tuple[str, ...]
-    kind: str
-    slices: tuple[Interval, ...]
-    whole: Interval
-    patterns: Patterns | None = None
-    notes: tuple[str, ...] = ()
-    is_broken: bool = False
-    n_others: int = 0
-    gaps: tuple[Gap, ...] = ()
-    topology: Topology | None = None
-    device_names: Mapping[int, str] = field(default_factory=dict)
-    selection: Selection = ALL_REQUESTS
-    by: str = "device"
-    identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
-
-    def of_host(self, topology: Topology | None) -> Collected:
-        """The same with the topology of the traced host, if that is known."""
-        if self.by not in ("device", "path"):
-            return self  # findings use a topology to compare paths, which these figures lack
-        names = self.device_names or ({} if topology is None else topology.names())
-        notes = self.notes
-        if self.requests_once(topology) < self.whole.total.requests:
-            notes = (
-                "A map and its paths carry the same requests, and both count here: --by lun or "
-                "--by path counts each request once.",
-                *notes,
-            )
-        return replace(self, topology=topology, device_names=names, notes=notes)
-
-    def requests_once(self, topology: Topology | None) -> int:
-        """How many requests completed; one that was on a map and its path counts once."""
-        if topology is None or self.by != "device":
-            return self.whole.total.requests
-        return View(topology, "lun")(self.whole).total.requests
-
-    def label(self, number: int) -> str:
-        """The name of a device or a group, or its number."""
-        return printable(self.device_names.get(number) or device_text(number))
-
-    @cached_property
-    def cells(self) -> Cells:
-        """The figures by slice, device and operation."""
-        from blkiomon.commands.report.cells import cells_of  # slow to import
-
-        return cells_of(self.slices)
-
-    @property
-    def scope(self) -> str:
-        """What the figures are of, such as ``only 8:16, read; by path``; empty: of everything."""
-        only = f"only {self.selection.text}" if self.selection.text else ""
-        by = f"by {self.by}" if self.by != "device" else ""
-        return "; ".join(filter(None, (only, by)))
-
-    @property
-    def devices(self) -> list[int]:
-        """Numbers of the devices that completed requests, and have rows of their own."""
-        groups = self.whole.groups()
-        found = {g.device for g in groups if g.device is not None and g.requests}
-        return sorted(found - ({selection.OTHERS} if self.n_others else set()))
 
 
 def collect(
@@ -344,12 +228,6 @@ def _explain_nothing(found: Collected, selected: Selection, limits: Limits) -> N
     raise ReportError(f"{what}: no request in {records}: {why}")
 
 
-def listed(devices: Sequence[int], name_of: Callable[[int], str] = device_text) -> str:
-    """Devices as text; of many the first ones."""
-    shown = ", ".join(map(name_of, devices[:20]))
-    return shown if len(devices) <= 20 else f"{shown} and {len(devices) - 20} more"
-
-
 def _kind(name: str) -> str:
     """The kind of a file by its first bytes; what is neither of the other two is a trace."""
     path = Path(name)
@@ -375,87 +253,78 @@ def _kind(name: str) -> str:
     return STATS if begins_like_stats(head) else TRACE
 
 
-class Span(NamedTuple):
-    """When a set of files was recorded, by its first and last records.
+class _TraceSlicer:
+    """Cuts the records of a trace into slices, and finds out where its requests went."""
 
-    Attributes:
-        first_ns, last_ns: trace time; the last one is None in compressed files: it is unknown.
-        devices: numbers of those with records at the beginning or the end.
-    """
+    def __init__(
+        self,
+        slices: Slices,
+        first_ns: int,
+        selected: Selection,
+        view: View | None,
+        accesses: Accesses | None,
+        limits: Limits,
+    ) -> None:
+        self.monitor = Monitor(
+            first_ns / NS_PER_S,
+            most_intervals=RESOLUTION.most,
+            hand_over=self._add,
+            keep_requests=accesses is not None,
+            **limits,
+            **selected.arguments(),
+        )
+        self._slices = slices
+        self._first_ns = first_ns
+        self._start_ns: int | None = None
+        self._selected = selected
+        self._view = view
+        self._accesses = accesses
 
-    first_ns: int
-    last_ns: int | None
-    devices: frozenset[int] = frozenset()
-
-
-def spans(names: Sequence[str]) -> list[Span]:
-    """The span of each set of files of a trace; none if that is not in files."""
-    sets: dict[tuple[Path, str], list[Span]] = {}
-    for member in find_members(names).members:
-        if member.path is None or not member.path.is_file():
-            return []
+    def read(
+        self, names: Sequence[str], resync: bool, show_progress: bool | None
+    ) -> tuple[list[str], TraceError | SourceError | None]:
+        """Read a trace; returns the notes of its source, and what ended it early."""
+        failure: TraceError | SourceError | None = None
+        with (
+            open_trace(names, resync=resync, sorts=True) as stream,
+            Progress(stream.total_bytes, is_shown=show_progress) as bar,
+        ):
+            notes = list(stream.notes)
+            try:
+                for data in counted(stream, self.monitor):
+                    self.monitor.feed(data)
+                    self._take_requests()
+                    bar.show(stream.done_bytes)
+                    if self.monitor.is_done:
+                        break
+            except (TraceError, SourceError) as error:
+                failure = error
         try:
-            found = _span_of(member.path)
-        except (OSError, SourceError):  # opening the trace reports it
-            return []
-        if found is not None:
-            sets.setdefault((member.path.parent, member.base), []).append(found)
-    made = []
-    for of_files in sets.values():
-        lasts = [span.last_ns for span in of_files if span.last_ns is not None]
-        last_ns = max(lasts) if len(lasts) == len(of_files) else None
-        devices = frozenset[int]().union(*(span.devices for span in of_files))
-        made.append(Span(min(span.first_ns for span in of_files), last_ns, devices))
-    return sorted(made, key=lambda span: span.first_ns)
+            self.monitor.finish(is_complete=failure is None)
+        except TraceError as error:
+            failure = error
+        self._take_requests()
+        return notes, failure
 
+    def _add(self, interval: Interval) -> None:
+        if self._start_ns is None:
+            self._start_ns = interval.start_ns
+        position = (interval.start_ns - self._start_ns) // self._first_ns
+        self._slices.add(position, _seen(interval, self._view))
+        # Shorter intervals than slices would only be merged.
+        shortest_ns = self._first_ns << self._slices.halvings
+        self.monitor.interval_ns = max(self.monitor.interval_ns or 0, shortest_ns)
 
-def _span_of(path: Path) -> Span | None:
-    """The span of a file; None: no record was found in it."""
-    head = bytearray(PROBE_BYTES)
-    reader = Reader(path)
-    try:
-        head = head[: reader.readinto(memoryview(head))]
-    finally:
-        reader.close()
-    first = _probed(head)
-    if first is None:
-        return None
-    with path.open("rb") as file:
-        if file.read(len(head)) != head:  # it is compressed
-            return first._replace(last_ns=None)
-        file.seek(max(0, path.stat().st_size - PROBE_BYTES))
-        last = _probed(file.read(PROBE_BYTES)) or first
-    return Span(first.first_ns, last.last_ns, first.devices | last.devices)
-
-
-def _probed(part: bytes | bytearray) -> Span | None:
-    """The span of the records in a part of a trace; None without a record."""
-    probe = Engine(keep_records=True, resync=True)
-    probe.feed(part)
-    records = probe.take_records()
-    records = records[records["action"] & NOTIFY == 0]
-    if not len(records):
-        return None
-    first_ns, last_ns = (int(records["time_ns"][at]) for at in (0, -1))
-    return Span(first_ns, last_ns, frozenset(distinct(records["device"]).tolist()))
-
-
-def length_ns(found: Sequence[Span]) -> int:
-    """How long a trace of these spans lasts; 0: unknown. It sets the first length of slices."""
-    lasts = [span.last_ns for span in found if span.last_ns is not None]
-    return max(lasts) - found[0].first_ns if len(lasts) == len(found) and found else 0
-
-
-def gaps_between(found: Sequence[Span]) -> Iterator[Gap]:
-    """The times between runs, when nothing was recorded."""
-    until_ns: int | None = None
-    for place, span in enumerate(found):
-        if place and (until_ns is None or span.first_ns - until_ns > GAP_NS):
-            yield span.first_ns if until_ns is None else until_ns, span.first_ns
-        if span.last_ns is None or (place and until_ns is None):
-            until_ns = None
-        else:
-            until_ns = max(until_ns or 0, span.last_ns)
+    def _take_requests(self) -> None:
+        if self._accesses is None:
+            return
+        requests = self.monitor.engine.take_requests()
+        if self._selected.ops:
+            wanted = [OPS.index(op) for op in self._selected.ops]
+            requests = requests[np.isin(requests["op"], wanted)]
+        if self._view is not None:
+            requests = _requests_seen(requests, self._view)
+        self._accesses.add(requests, self.monitor.origin_ns or 0)
 
 
 def _of_traces(
@@ -467,7 +336,6 @@ def _of_traces(
     limits: Limits,
     show_progress: bool | None,
 ) -> Collected:
-    start_ns: int | None = None
     recorded = spans(names)
     first_ns = RESOLUTION.first_ns
     while first_ns * RESOLUTION.most < length_ns(recorded):
@@ -480,52 +348,9 @@ def _of_traces(
         known &= set(selected.devices) or known
         view.add_traced(known)
 
-    def hand_over(interval: Interval) -> None:
-        nonlocal start_ns
-        start_ns = interval.start_ns if start_ns is None else start_ns
-        position = (interval.start_ns - start_ns) // first_ns
-        slices.add(position, _seen(interval, view))
-        # Shorter intervals than slices would only be merged.
-        monitor.interval_ns = max(monitor.interval_ns or 0, first_ns << slices.halvings)
-
-    def take_requests() -> None:
-        if accesses is not None:
-            requests = monitor.engine.take_requests()
-            if selected.ops:
-                wanted = [OPS.index(op) for op in selected.ops]
-                requests = requests[np.isin(requests["op"], wanted)]
-            if view is not None:
-                requests = _requests_seen(requests, view)
-            accesses.add(requests, monitor.origin_ns or 0)
-
-    monitor = Monitor(
-        first_ns / NS_PER_S,
-        most_intervals=RESOLUTION.most,
-        hand_over=hand_over,
-        keep_requests=accesses is not None,
-        **limits,
-        **selected.arguments(),
-    )
-    failure: TraceError | SourceError | None = None
-    with (
-        open_trace(names, resync=limits.get("resync", False), sorts=True) as stream,
-        Progress(stream.total_bytes, is_shown=show_progress) as bar,
-    ):
-        notes = list(stream.notes)
-        try:
-            for data in counted(stream, monitor):
-                monitor.feed(data)
-                take_requests()
-                bar.show(stream.done_bytes)
-                if monitor.is_done:
-                    break
-        except (TraceError, SourceError) as error:
-            failure = error
-    try:
-        monitor.finish(is_complete=failure is None)
-    except TraceError as error:
-        failure = error
-    take_requests()
+    slicer = _TraceSlicer(slices, first_ns, selected, view, accesses, limits)
+    notes, failure = slicer.read(names, limits.get("resync", False), show_progress)
+    monitor = slicer.monitor
     if n_skipped := monitor.totals.skipped_bytes:
         skipped = how_many(n_skipped, "byte that is not a record", "bytes that are not records")
         notes.append(f"bad trace: {', '.join(names)}: skipped {skipped}")
@@ -673,50 +498,3 @@ def _of_stats(
     for number, interval in enumerate(intervals):
         slices.add(number, _seen(interval.only(selected.ops), view))
     return _collected(names, STATS, slices, notes, is_broken=bool(broken))
-
-
-# --- out ------------------------------------------------------------------------------------------
-
-
-def check_output(
-    path: Path, inputs: Sequence[str], *, follow: bool = False, overwrite: bool = False
-) -> Policy:
-    """Find out before long work whether a file can be there.
-
-    Args:
-        path: of the file.
-        inputs: names of what is read.
-        follow, overwrite: see ``Policy``.
-
-    Returns:
-        What it is to be written with.
-
-    Raises:
-        ReportError: it cannot be there, or must not be replaced.
-        SourceError: one of the inputs cannot be found.
-    """
-    refuse_devices(inputs)
-    policy = Policy(follow=follow, overwrite=overwrite, inputs=input_files(inputs))
-    try:
-        if path.is_dir():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not path.parent.is_dir():
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        opening.check_output(str(path), policy, replaces=True)
-    except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}", EXIT_OUTPUT) from error
-    return policy
-
-
-def write_output(
-    path: Path, write: Callable[[IO[bytes]], object], policy: Policy = opening.DEFAULT
-) -> None:
-    """Write a file so that it is there as a whole, or not at all.
-
-    Raises:
-        ReportError: it cannot be written.
-    """
-    try:
-        write_whole(path, write, policy)
-    except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror or error}", EXIT_OUTPUT) from error

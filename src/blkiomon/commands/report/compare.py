@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
@@ -36,6 +37,10 @@ from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.errors import SourceError, TraceError
 from blkiomon.sources.trace_sets import input_files
+
+if TYPE_CHECKING:
+    from blkiomon.commands.report.comparison import Comparison
+    from blkiomon.outputs.opening import Policy
 
 CHARTS = ("heat", "iops", "bandwidth", "percentiles", "sizes")
 
@@ -108,76 +113,47 @@ COMMAND = Command(
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon compare`` with these options; returns the exit status."""
-    output = given.output
     sides = _sides(given.operands)
     if sides is None:
         raise UsageError("compare takes two runs, or several of each side: A1 A2 : B1 B2")
-    suffix = Path(output or "").suffix.lower()
-    if output is not None and suffix not in (*PAGES, *PICTURES):
-        raise UsageError(f"{output}: {SUFFIXES}")
+    suffix = Path(given.output or "").suffix.lower()
+    if given.output is not None and suffix not in (*PAGES, *PICTURES):
+        raise UsageError(f"{given.output}: {SUFFIXES}")
     if given.chart and suffix not in PICTURES:
         raise UsageError(CHART_OF_PAGE)
 
-    import numpy as np
-
-    from blkiomon.commands.report import comparison, figures, rules
-    from blkiomon.commands.report.collect import ReportError, check_output, write_output
-    from blkiomon.commands.report.page.compare import compare_page
+    from blkiomon.commands.report import comparison, rules
+    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.table import for_locale
-    from blkiomon.engine.constants import OPS
 
-    selected = Selection.of(given)
     try:
         wanted = [rules.parse(rule) for rule in given.fail_if]
     except rules.RuleError as error:
         raise UsageError(str(error)) from None
-    asked = [rule.metric for rule in wanted if rule.metric != "errors"]
     try:
-        if output is not None:
-            if suffix in PICTURES:
-                figures.check()
-            policy = check_output(
-                Path(output),
-                [*sides[0], *sides[1]],
-                follow=given.follow_symlinks,
-                overwrite=given.overwrite,
-            )
+        policy = None if given.output is None else _check_output(given, sides)
         for letter, side in zip("AB", sides):
             _refuse_repeated(letter, side)
-        n_runs = sum(map(len, sides))
+        selected = Selection.of(given)
         found = comparison.compare_runs(
             sides,
-            asked,
+            [rule.metric for rule in wanted if rule.metric != "errors"],
             by=given.by,
             ops=selected.ops,
             topology_of=lambda name: find_topology(given.by, given.topology, [name]),
             devices=selected.devices,
             period=selected.period,
             **limits(given),
-            n_runs=n_runs,
+            n_runs=sum(map(len, sides)),
         )
-        if output is not None:
-            title = given.title or "Block I/O, before and after"
-            if suffix in PICTURES:
-                ops = [OPS.index(op) for op in given.op or OPS]
-                cells = [of.only(np.isin(of.op, ops)) for of in comparison.sides_of(found)]
-                charts = figures.chosen(figures.charts_of_sides(cells), given.chart)
-                kind = PICTURES[suffix]
-                about = [*found.about(), f"Verdict: {found.verdict()}"]
-                write_output(
-                    Path(output),
-                    lambda file: figures.save(charts, title, file, kind, about),
-                    policy,
-                )
-            else:
-                page = compare_page(found, title)
-                write_output(Path(output), lambda file: file.write(page.encode()), policy)
+        if policy is not None:
+            _write(given, found, policy)
     except (ReportError, SourceError, TraceError) as error:
         return complain_about(error)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
     status = printed([text or for_locale(comparison.text(found, has_all=given.all))])
-    if output is not None:
-        note_written(output)
+    if given.output is not None:
+        note_written(given.output)
     broken = [run.notes[-1] for run in found.runs if run.is_broken]
     for line in broken:
         complain(line)
@@ -187,6 +163,49 @@ def main(given: Namespace) -> int:
     for line in held:
         complain(line)
     return max(status, EXIT_FAILURE if held else EXIT_OK)
+
+
+def _check_output(given: Namespace, sides: Sequence[Sequence[str]]) -> Policy:
+    """Find out before long work whether the file can be written. Raises ReportError."""
+    from blkiomon.commands.report import figures
+    from blkiomon.commands.report.written import check_output
+
+    if _picture(given) is not None:
+        figures.check()
+    return check_output(
+        Path(given.output),
+        [name for side in sides for name in side],
+        follow=given.follow_symlinks,
+        overwrite=given.overwrite,
+    )
+
+
+def _picture(given: Namespace) -> str | None:
+    """The kind of picture to write; None for a page."""
+    return PICTURES.get(Path(given.output).suffix.lower())
+
+
+def _write(given: Namespace, found: Comparison, policy: Policy) -> None:
+    """Write the page or the picture. Raises ReportError."""
+    import numpy as np
+
+    from blkiomon.commands.report import comparison, figures
+    from blkiomon.commands.report.page.compare import compare_page
+    from blkiomon.commands.report.written import write_output
+    from blkiomon.engine.constants import OPS
+
+    path = Path(given.output)
+    title = given.title or "Block I/O, before and after"
+    kind = _picture(given)
+    if kind is None:
+        page = compare_page(found, title)
+        write_output(path, lambda file: file.write(page.encode()), policy)
+        return
+    ops = [OPS.index(op) for op in given.op or OPS]
+    cells = [of.only(np.isin(of.op, ops)) for of in comparison.sides_of(found)]
+    charts = figures.chosen(figures.charts_of_sides(cells), given.chart)
+    about = [*found.about(), f"Verdict: {found.verdict()}"]
+    write_output(path, lambda file: figures.save(charts, title, file, kind, about), policy)
 
 
 def _sides(names: Sequence[str]) -> tuple[list[str], list[str]] | None:

@@ -23,7 +23,8 @@ from blkiomon.commands.report.changes import (
     seconds_of,
     value_text,
 )
-from blkiomon.commands.report.collect import STATS, Collected, ReportError, collect
+from blkiomon.commands.report.collect import collect
+from blkiomon.commands.report.collected import STATS, Collected, ReportError
 from blkiomon.commands.views import view_of
 from blkiomon.console import how_many, printable
 from blkiomon.formats.json_codec import incomplete_list

@@ -19,7 +19,7 @@ import numpy as np
 from blkiomon.commands.report import CHARTS
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Cells, Floats, timeline
-from blkiomon.commands.report.collect import Collected, ReportError
+from blkiomon.commands.report.collected import Collected, ReportError
 from blkiomon.commands.report.curves import (
     LEAST_REQUESTS,
     TAIL,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from blkiomon.commands.report.bootstrap import DRAWS, Draws
 from blkiomon.commands.report.cells import MOST_NS, Cells, Floats, timeline
-from blkiomon.commands.report.collect import Collected
+from blkiomon.commands.report.collected import Collected
 from blkiomon.engine.constants import OPS
 from blkiomon.interval.departures import LEAST_BEYOND
 from blkiomon.interval.distribution import Histograms, bin_bounds

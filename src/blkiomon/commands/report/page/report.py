@@ -10,7 +10,7 @@ import numpy as np
 
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Array, Cells, bounded, coarser_note, timeline
-from blkiomon.commands.report.collect import STATS, Collected
+from blkiomon.commands.report.collected import STATS, Collected
 from blkiomon.commands.report.curves import by_operation
 from blkiomon.commands.report.findings import findings, hung_devices
 from blkiomon.commands.report.page import (

@@ -1,0 +1,126 @@
+"""The figures of some inputs, as ``collect`` returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from blkiomon.commands.config import ALL_REQUESTS
+from blkiomon.commands.options import Selection
+from blkiomon.commands.report import selection
+from blkiomon.commands.report.access import Patterns
+from blkiomon.commands.report.spans import Gap
+from blkiomon.console import EXIT_INPUT, printable
+from blkiomon.formats.units import device_text
+from blkiomon.interval.value import Interval
+from blkiomon.interval.views import View
+from blkiomon.sources.topology import Topology
+
+if TYPE_CHECKING:
+    from blkiomon.commands.report.cells import Cells
+
+TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
+
+
+class ReportError(Exception):
+    """A report cannot be made; the text says why.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """The figures of some inputs.
+
+    Attributes:
+        names: of the inputs, as they were given.
+        kind: of all of them: ``TRACE``, ``JSON`` or ``STATS``.
+        slices: in the order of time.
+        whole: all of them as one interval.
+        patterns: where requests went; None where the inputs do not say.
+        notes: what the reader of the figures should know.
+        is_broken: an input is incomplete or damaged; the last of ``notes`` says how.
+        n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
+        gaps: when nothing was recorded between two runs, by the clock of the slices.
+        topology: of the traced host; None if it is not known.
+        device_names: of the traced host, or of the groups of a view, by number; empty if they are
+            not known.
+        selection: which requests count.
+        by: what the slices are of, see ``Interval.by``.
+        identities: by number, what identifies the groups of a view in other runs, and a name that
+            says so; see ``View.identity``.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    slices: tuple[Interval, ...]
+    whole: Interval
+    patterns: Patterns | None = None
+    notes: tuple[str, ...] = ()
+    is_broken: bool = False
+    n_others: int = 0
+    gaps: tuple[Gap, ...] = ()
+    topology: Topology | None = None
+    device_names: Mapping[int, str] = field(default_factory=dict)
+    selection: Selection = ALL_REQUESTS
+    by: str = "device"
+    identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def of_host(self, topology: Topology | None) -> Collected:
+        """The same with the topology of the traced host, if that is known."""
+        if self.by not in ("device", "path"):
+            return self  # findings use a topology to compare paths, which these figures lack
+        names = self.device_names or ({} if topology is None else topology.names())
+        notes = self.notes
+        if self.requests_once(topology) < self.whole.total.requests:
+            notes = (
+                "A map and its paths carry the same requests, and both count here: --by lun or "
+                "--by path counts each request once.",
+                *notes,
+            )
+        return replace(self, topology=topology, device_names=names, notes=notes)
+
+    def requests_once(self, topology: Topology | None) -> int:
+        """How many requests completed; one that was on a map and its path counts once."""
+        if topology is None or self.by != "device":
+            return self.whole.total.requests
+        return View(topology, "lun")(self.whole).total.requests
+
+    def label(self, number: int) -> str:
+        """The name of a device or a group, or its number."""
+        return printable(self.device_names.get(number) or device_text(number))
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The figures by slice, device and operation."""
+        from blkiomon.commands.report.cells import cells_of  # slow to import
+
+        return cells_of(self.slices)
+
+    @property
+    def scope(self) -> str:
+        """What the figures are of, such as ``only 8:16, read; by path``; empty: of everything."""
+        only = f"only {self.selection.text}" if self.selection.text else ""
+        by = f"by {self.by}" if self.by != "device" else ""
+        return "; ".join(filter(None, (only, by)))
+
+    @property
+    def devices(self) -> list[int]:
+        """Numbers of the devices that completed requests, and have rows of their own."""
+        groups = self.whole.groups()
+        found = {g.device for g in groups if g.device is not None and g.requests}
+        return sorted(found - ({selection.OTHERS} if self.n_others else set()))
+
+
+def listed(devices: Sequence[int], name_of: Callable[[int], str] = device_text) -> str:
+    """Devices as text; of many the first ones."""
+    shown = ", ".join(map(name_of, devices[:20]))
+    return shown if len(devices) <= 20 else f"{shown} and {len(devices) - 20} more"
