@@ -32,6 +32,7 @@ cdef struct Batch:
     uint32_t seen                               # all categories or'ed
     uint32_t pids                               # all pids or'ed
     uint32_t cpus                               # all CPU numbers or'ed
+    uint64_t earliest_ns                        # time before which no record is
     bint is_plain                               # all records are: see plainness_of()
     const TraceV7 *records                      # in the input itself, or `converted`
     TraceV7 converted[BATCH]
@@ -120,6 +121,7 @@ cdef inline int check_run(
         lanes others = heads                    # differences of these from those of record 0
         lanes kinds = heads                     # actions after the test by `plus` and `events`
         lanes first = load_lanes(&(<const TraceV7 *> data).pid)
+        uint64_t earliest_ns = <uint64_t> -1
         uint64_t latest_ns = 0
     while n < most:
         for i in range(min(most - n, <int> RUN)):
@@ -128,6 +130,7 @@ cdef inline int check_run(
             actions = actions | load_lanes(&r.sector)
             kinds = kinds | ((load_lanes(&r.sector) + plus) ^ events)
             others = others | (load_lanes(&r.pid) ^ first)
+            earliest_ns = min(earliest_ns, r.time)
             latest_ns = max(latest_ns, r.time)
         tails = others | first
         if (
@@ -143,6 +146,7 @@ cdef inline int check_run(
             | lane(actions, 2) & UNUSUAL_SIZE
         ) == 0 and latest_ns >> 63 == 0
         out.of_one_device = lane(others, 1) == 0
+        out.earliest_ns = earliest_ns
         n = min(n + RUN, most)
     out.n = n
     return n
@@ -169,6 +173,7 @@ cdef inline DecodeEnd decode_run(
         uint32_t seen = out.seen
         uint32_t pids = out.pids
         uint32_t cpus = out.cpus
+        uint64_t earliest_ns = out.earliest_ns
         uint32_t not_plain = 0
         uint32_t others = 0
         const TraceV7 *v7
@@ -238,6 +243,8 @@ cdef inline DecodeEnd decode_run(
         seen |= category
         pids |= r.pid
         cpus |= r.cpu
+        if category & CAT_NOTIFY == 0:
+            earliest_ns = min(earliest_ns, r.time)
         not_plain |= plainness_of(category, r)
         others |= r.device ^ out.converted[0].device
         n += 1
@@ -247,6 +254,7 @@ cdef inline DecodeEnd decode_run(
     out.seen = seen
     out.pids = pids
     out.cpus = cpus
+    out.earliest_ns = earliest_ns
     out.is_plain &= not_plain == 0
     out.of_one_device &= others == 0
     at[0] = pos
@@ -271,6 +279,7 @@ cdef inline DecodeEnd decode_batch(
     out.seen = 0
     out.pids = 0
     out.cpus = 0
+    out.earliest_ns = <uint64_t> -1
     while True:
         before = out.n
         if swap:

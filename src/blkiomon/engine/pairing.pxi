@@ -162,7 +162,6 @@ cdef inline void prepare_records(
         uint32_t *last
         uint32_t key
         uint64_t h
-        uint64_t oldest_ns = s.oldest_ns
         const TraceV7 *r
         bint is_large = not is_small(&s.pending)
         bint is_counted = True
@@ -199,9 +198,6 @@ cdef inline void prepare_records(
         b.tag[i] = tag_of(h)
         if is_large:
             prefetch(&s.pending.groups[b.home[i]])
-        oldest_ns = min(oldest_ns, r.time)
-    if plainly:
-        s.oldest_ns = oldest_ns
 
 
 # --- the slow path -----------------------------------------------------------------------------
@@ -578,18 +574,17 @@ cdef inline void pair_records(
     """
     cdef:
         int i
-        int n = b.n_done
-        const TraceV7 *r
+        Py_ssize_t n = b.n_done
+        const TraceV7 *r = &b.records[begin] - 1
         Group *group
         Pending *p
         Load *load = s.loads
         Tally t
         uint64_t d2c_ns, differs, h, word
-        uint64_t size_bytes                     # 64 bits: gcc would store 32 and load 64, slowly
         uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it
         uint64_t base = 0                       # the device in a key
-        uint64_t oldest_ns = s.oldest_ns
-        uint32_t action, completes, narrow, home, device
+        uint64_t completes                      # 0 or 1
+        uint32_t action, narrow, home, device
         uint8_t fate
         uint8_t tag
         unsigned int equal, empty, slot, not_simple
@@ -610,10 +605,10 @@ cdef inline void pair_records(
             device = enter_device(s, b.records[0].device)
         base = device << 10
         load = &s.loads[device]
-        sequences += <uint64_t> device << s.cpu_shift
+        sequences = computed(sequences + (<uint64_t> device << s.cpu_shift))
         t.now = t.most = load_lanes(load.now)
     for i in range(begin, end):
-        r = &b.records[i]
+        r += 1
         prefetch_input(<const uint8_t *> r + AHEAD)     # few at a time: see STEP
         action = r.action
         if not plainly:
@@ -630,11 +625,7 @@ cdef inline void pair_records(
                 s.now_ns = r.time
             if fate != FATE_PLAIN:
                 continue
-            if not one_pass:
-                s.oldest_ns = min(s.oldest_ns, r.time)
         if one_pass:
-            if unlikely(r.time < oldest_ns):
-                oldest_ns = r.time
             check_sequence(s, r, &sequences[r.cpu & cpu_mask])
             word = base | (action >> 16 & (CAT_READ | CAT_WRITE | CAT_FS))
             h = hash_of(s, r.sector, <uint32_t> word)
@@ -657,12 +648,11 @@ cdef inline void pair_records(
         equal = bytes_equal(group, tag)
         empty = bytes_equal(group, 0)           # the last bit: no entry went on to a later group
         slot = first_bit(empty ^ (empty ^ equal) & narrow | 1 << GROUP)
-        not_simple = ((equal & ~(<unsigned int> 1 << GROUP)) | (~empty & 1 << GROUP)) & ~narrow
+        not_simple = (equal | (~empty & 1 << GROUP)) & ~narrow
         p = &s.pending.slots[<uint64_t> home * GROUP + slot]
         d2c_ns = r.time - p.time_ns
-        size_bytes = r.bytes
         differs = if_completion & (
-            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ size_bytes)
+            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ r.bytes)
         )
         if unlikely(
             (differs | not_simple | (slot == GROUP)) != 0
@@ -677,7 +667,7 @@ cdef inline void pair_records(
             if one_pass:
                 t.now = t.most = load_lanes(load.now)
             continue
-        b.done[n] = deferred_of(d2c_ns, size_bytes)
+        b.done[n] = deferred_of(d2c_ns, p.bytes)    # of a completion, its own
         b.done_of[n] = device << 5 | cell_in(word >> 32)
         if not plainly and completes and (
             s.keep_requests or s.with_queue and may_be_queued(s, r.sector)
@@ -707,8 +697,6 @@ cdef inline void pair_records(
             t.most_more = max(t.most_more, t.more)
     add_tally(s, load, &t, one_pass)
     b.n_done = n
-    if one_pass:
-        s.oldest_ns = min(s.oldest_ns, oldest_ns)
     if plainly:
         s.now_ns = b.records[end - 1].time
 
@@ -760,3 +748,4 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
         pair_records(s, b, 0, b.n, False, True)
     else:
         pair_in_steps(s, b, False)
+    s.oldest_ns = min(s.oldest_ns, b.earliest_ns)

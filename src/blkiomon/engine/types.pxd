@@ -521,6 +521,11 @@ cdef extern from *:
         __asm__("" : "+r"(all));
         return all;
     }
+    /* The same pointer. The empty asm keeps gcc from computing it anew wherever it is used. */
+    BK_INLINE uint32_t *bk_computed(uint32_t *p) {
+        __asm__("" : "+r"(p));
+        return p;
+    }
     /* Four lanes: a register of SSE2 or NEON. */
     typedef uint32_t bk_lanes __attribute__((vector_size(16)));
     /* pdu_len in the lane that it shares with `error`. */
@@ -534,8 +539,9 @@ cdef extern from *:
     /* The greater number of each lane, if all are below 2^31. */
     typedef int32_t bk_signed_lanes __attribute__((vector_size(16)));
     BK_INLINE bk_lanes bk_most(bk_lanes a, bk_lanes b) {
-        bk_lanes m = (bk_lanes)((bk_signed_lanes)a > (bk_signed_lanes)b);
-        return (a & m) | (b & ~m);
+        bk_signed_lanes x = (bk_signed_lanes)a, y = (bk_signed_lanes)b;
+        bk_signed_lanes is_x = x > y;
+        return (bk_lanes)((x & is_x) | (y & ~is_x));
     }
     /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
@@ -596,6 +602,7 @@ cdef extern from *:
     bint has_avx2 "bk_has_avx2"() noexcept nogil
     unsigned int bytes_equal "bk_bytes_equal"(const Group *group, uint8_t byte) noexcept nogil
     uint64_t all_bits_if "bk_all_bits_if"(uint64_t x) noexcept nogil
+    uint32_t *computed "bk_computed"(uint32_t *p) noexcept nogil
     ctypedef unsigned int lanes "bk_lanes"      # of 32 bits: four of them
     uint32_t PDU_LEN_BITS "BK_PDU_LEN_BITS"
     lanes load_lanes "bk_load_lanes"(const void *p) noexcept nogil
