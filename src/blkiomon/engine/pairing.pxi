@@ -30,8 +30,6 @@ cdef enum:
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
     LARGE_TABLE = 512                           # groups of 496 bytes, slots included: 248 KiB
-    # A processor waits for some two dozen cache lines at once: more prefetches would only queue.
-    STEP = 24                                   # records prepared, prefetched, then paired
     MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
@@ -163,12 +161,14 @@ cdef inline void prepare_records(
         uint32_t key
         uint64_t h
         const TraceV7 *r
+        Prepared *a = &b.prepared[0] - 1
         bint is_large = not is_small(&s.pending)
         bint is_counted = True
         bint slowly = takes_slow_path(s, b)
         bint any_special = s.has_filter or b.seen & CAT_NOTIFY != 0
 
     for i in range(begin, end):
+        a += 1
         r = &b.records[i]
         if r.device != number:
             number = r.device
@@ -178,26 +178,26 @@ cdef inline void prepare_records(
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         if not plainly:
             is_counted = True
-            b.fate[i] = FATE_PLAIN
+            a.fate = FATE_PLAIN
             if unlikely(any_special or device == NO_DEVICE):
                 is_counted = filter_record(s, b, i, device)
                 if b.category[i] == 0 and not is_counted:
-                    b.fate[i] = FATE_IGNORED
-            if b.fate[i] == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
-                b.fate[i] = fate_of_other(b.category[i], r)
+                    a.fate = FATE_IGNORED
+            if a.fate == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
+                a.fate = fate_of_other(b.category[i], r)
         last = &sequences[r.cpu & cpu_mask]
         if plainly or is_counted:
             check_sequence(s, r, last)
-        if not plainly and b.fate[i] >= FATE_TIME_ONLY:
+        if not plainly and a.fate >= FATE_TIME_ONLY:
             continue
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
-        b.device[i] = device
-        b.word[i] = key | PLAIN_WORDS[r.action >> 16 & 3]
-        b.home[i] = <uint32_t> home_of(&s.pending, h >> 32)
-        b.tag[i] = tag_of(h)
+        a.device = device
+        a.word = key | PLAIN_WORDS[r.action >> 16 & 3]
+        a.place.home = <uint32_t> home_of(&s.pending, h >> 32)
+        a.place.tag = tag_of(h)
         if is_large:
-            prefetch(&s.pending.groups[b.home[i]])
+            prefetch(&s.pending.groups[a.place.home])
 
 
 # --- the slow path -----------------------------------------------------------------------------
@@ -337,13 +337,13 @@ cdef inline void complete_request(
     remove_entry(&s.pending, p, place)
 
 
-cdef void set_item(Batch *b, int i) noexcept nogil:
+cdef void set_item(Batch *b, int i, uint32_t device) noexcept nogil:
     """Set Batch.item, which has the layout of a table's entry, to an issue or a completion."""
     cdef const TraceV7 *r = &b.records[i]
     cdef uint32_t category = b.category[i]
     b.item.sector = r.sector
     b.item.time_ns = r.time
-    b.item.key = key_of(b.device[i], category)
+    b.item.key = key_of(device, category)
     b.item.state = state_of(category, cell_of(category, r.bytes), r.error)
     b.item.state |= huge_time(r)
     b.item.bytes = r.bytes
@@ -410,14 +410,6 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
             s.stored[p.extra].stored_order = b.first + i
 
 
-cdef inline Place place_at(const Batch *b, int i) noexcept nogil:
-    """The place of a record, as prepare_records() found it."""
-    cdef Place place
-    place.home = b.home[i]
-    place.tag = b.tag[i]
-    return place
-
-
 cdef int note_match(Batch *b, int n_done, int n_matches) noexcept nogil:
     """Add a match to Batch.done, if there are more than n_matches. Returns Batch.n_done."""
     if b.n_matches != n_matches:
@@ -426,21 +418,25 @@ cdef int note_match(Batch *b, int n_done, int n_matches) noexcept nogil:
     return n_done
 
 
-cdef int pair_slowly(State *s, Batch *b, int i, int n_done) noexcept nogil:
+cdef int pair_slowly(
+    State *s, Batch *b, int i, const Prepared *a, int n_done
+) noexcept nogil:
     """Pair a plain record for which pair_records() has no rule. Returns Batch.n_done."""
     cdef int n_matches = b.n_matches
     b.category[i] = b.records[i].action >> 16
-    set_item(b, i)
-    pair_item(s, b, i, place_at(b, i))
+    set_item(b, i, a.device)
+    pair_item(s, b, i, a.place)
     return note_match(b, n_done, n_matches)
 
 
-cdef int pair_other(State *s, Batch *b, int i, int n_done) noexcept nogil:
+cdef int pair_other(
+    State *s, Batch *b, int i, const Prepared *a, int n_done
+) noexcept nogil:
     """Handle a record that is not plain. Returns Batch.n_done."""
     cdef uint32_t category = b.category[i]
     cdef int n_matches = b.n_matches
-    cdef Place place = place_at(b, i)
-    set_item(b, i)
+    cdef Place place = a.place
+    set_item(b, i, a.device)
     if category & CAT_PAIRED == 0 or category & CAT_DRV_DATA:
         b.item.state = IS_MULTI_STEP            # stored by a requeue whose issue is unknown
         handle_other(s, b, i)
@@ -466,17 +462,19 @@ cdef inline void prefetch_entries(
     """
     cdef:
         int i
+        const Prepared *a
         uint8_t wanted
         unsigned int slots
     if s.n_devices >= MANY_LOADS:
         for i in range(begin, end):
-            prefetch(&s.loads[b.device[i]])
+            prefetch(&s.loads[b.prepared[i - begin].device])
     if is_small(&s.pending):
         return
     for i in range(begin, end):
-        wanted = b.tag[i] & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
-        slots = bytes_equal(&s.pending.groups[b.home[i]], wanted) | 1 << (GROUP - 1)
-        prefetch(&s.pending.slots[<uint64_t> b.home[i] * GROUP + first_bit(slots)])
+        a = &b.prepared[i - begin]
+        wanted = a.place.tag & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
+        slots = bytes_equal(&s.pending.groups[a.place.home], wanted) | 1 << (GROUP - 1)
+        prefetch(&s.pending.slots[<uint64_t> a.place.home * GROUP + first_bit(slots)])
 
 
 # What an issue and a completion add to Load.now, by their category & 3, as in PLAIN_WORDS.
@@ -546,16 +544,13 @@ cdef inline Fate fate_in_one_pass(
     """The Fate of a record that prepare_records() did not see; prepares it for pair_other()."""
     cdef const TraceV7 *r = &b.records[i]
     cdef Fate fate
-    cdef Place place
     if likely(plainness_of(b.category[i], r) == 0):
         return FATE_PLAIN
     fate = fate_of_other(b.category[i], r)
     check_sequence(s, r, last)
     if fate == FATE_OTHER:
-        place = place_of(s, &s.pending, r.sector, key_of(device, b.category[i]))
-        b.device[i] = device
-        b.home[i] = place.home
-        b.tag[i] = place.tag
+        b.prepared[0].device = device
+        b.prepared[0].place = place_of(s, &s.pending, r.sector, key_of(device, b.category[i]))
     return fate
 
 
@@ -575,6 +570,7 @@ cdef inline void pair_records(
     cdef:
         int i
         Py_ssize_t n = b.n_done
+        Prepared *a = &b.prepared[0] - (not one_pass)
         const TraceV7 *r = &b.records[begin] - 1
         Group *group
         Pending *p
@@ -609,15 +605,17 @@ cdef inline void pair_records(
         t.now = t.most = load_lanes(load.now)
     for i in range(begin, end):
         r += 1
+        if not one_pass:
+            a += 1
         prefetch_input(<const uint8_t *> r + AHEAD)     # few at a time: see STEP
         action = r.action
         if not plainly:
-            fate = b.fate[i]
+            fate = a.fate
             if one_pass:
                 fate = fate_in_one_pass(s, b, i, device, &sequences[r.cpu & cpu_mask])
             if unlikely(fate == FATE_OTHER):
                 add_tally(s, load, &t, one_pass)
-                n = pair_other(s, b, i, n)
+                n = pair_other(s, b, i, a, n)
                 if one_pass:
                     t.now = t.most = load_lanes(load.now)
                 continue
@@ -633,10 +631,10 @@ cdef inline void pair_records(
             home = <uint32_t> home_of(&s.pending, h >> 32)
             tag = tag_of(h)
         else:
-            word = b.word[i]
-            home = b.home[i]
-            tag = b.tag[i]
-            device = b.device[i]
+            word = a.word
+            home = a.place.home
+            tag = a.place.tag
+            device = a.device
         if not plainly and action >> 16 & CAT_ISSUE and is_to_follow(s, r):
             b.item.sector = r.sector
             b.item.key = <uint32_t> word
@@ -660,10 +658,10 @@ cdef inline void pair_records(
         ):
             add_tally(s, load, &t, one_pass)
             if one_pass:
-                b.device[i] = device
-                b.home[i] = home
-                b.tag[i] = tag
-            n = pair_slowly(s, b, i, n)
+                a.device = device
+                a.place.home = home
+                a.place.tag = tag
+            n = pair_slowly(s, b, i, a, n)
             if one_pass:
                 t.now = t.most = load_lanes(load.now)
             continue
