@@ -535,6 +535,23 @@ def test_time_of_day_is_known_if_the_rings_are_first_read_late(loop: str) -> Non
     assert abs(engine.epoch_ns + first - time.time_ns()) < 60 * 10**9
 
 
+def test_what_is_captured_while_pieces_are_taken_is_left_for_the_next_call(loop: str) -> None:
+    before, later = Engine(), Engine()
+    with Capture([loop], print) as capture:
+        use(loop, 4000)  # more than one piece
+        time.sleep(0.02)  # until nothing earlier may still arrive in another ring
+        pieces = capture.pieces()
+        before.feed(next(pieces))
+        use(loop, 50, write=True)
+        time.sleep(0.02)
+        for data in pieces:
+            before.feed(data)
+        captured(capture, later)
+        lost = capture.lost_events
+    assert 4000 - lost <= before.requests <= 4000
+    assert 50 - lost <= later.requests <= 50
+
+
 def test_metrics_of_an_idle_device_exist_from_the_start(loop: str, tmp_path: Path) -> None:
     file = tmp_path / "metrics"
     name = f'device="{loop}"'

@@ -58,10 +58,12 @@ class FakeCapture:
 
     Attributes:
         PIECES: lists of records, or how many events are lost.
+        IS_FAST: all pieces are ready at once, and the last one again and again until it is stopped.
     """
 
     PIECES: Sequence[list[tw.Record] | int] = ()
     WAITS = False
+    IS_FAST = False
 
     def __init__(self, names: Sequence[str], report: object, *, queue: bool = False) -> None:
         self.fd = os.open("/dev/zero", os.O_RDONLY) if not self.WAITS else os.pipe()[0]
@@ -93,7 +95,9 @@ class FakeCapture:
                 notes = [TIME, NAME] if self._needs_notes else []
                 self._needs_notes = False
                 yield memoryview(captured(*notes, *piece))
-            if not self._has_stopped:
+            if self.IS_FAST and not self._has_stopped and not self._pieces:
+                self._pieces = [piece]
+            if not self._has_stopped and not self.IS_FAST:
                 return
 
 
@@ -372,6 +376,18 @@ def test_pipe_says_how_many_events_were_lost(fake: type[FakeCapture]) -> None:
     assert summary(result).endswith("42 events lost\n")
     shown = runner.call("-I", "1000", "--json", "-", stdin=result.stdout)
     assert b'"lost_events":42' in shown.stdout
+
+
+def test_recording_ends_in_time_though_more_is_captured_than_is_written(
+    fake: type[FakeCapture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "IS_FAST", True)
+    monkeypatch.setattr(fake, "PIECES", [requests(100), 7, requests(100, first=100)])
+    result = record("-o", "-")
+    assert result.returncode == 0
+    before, mark, after = result.stdout.partition(b"CPU:0 [LOST 7 EVENTS]\n")
+    assert (len(before), len(mark), len(after) % 9600) == (9600 + 48 + 8 + 48 + 16, 22, 0)
+    assert after
 
 
 def test_packed_pipe_is_read(fake: type[FakeCapture]) -> None:

@@ -283,6 +283,10 @@ def _copy(
     """
     from blkiomon.sources.capture import POLL_S
 
+    def is_over() -> bool:
+        has_ended = process is not None and process.poll() is not None
+        return has_ended or stop.received or time.monotonic() >= end_s
+
     poll = select.poll()
     poll.register(capture.fd, select.POLLIN)
     poll.register(stop.fd, select.POLLIN)
@@ -293,14 +297,16 @@ def _copy(
         left_s = min(end_s - time.monotonic(), POLL_S)
         if left_s > 0:
             poll.poll(left_s * 1000)
-        is_ending = left_s <= 0 or stop.received or (process and process.poll()) is not None
+        is_ending = is_over()
         if is_ending:
             capture.stop()
-        lost_before, lost_events = lost_events, capture.lost_events
-        recording.lose(lost_events - lost_before)
         for data in capture.pieces():
+            lost_before, lost_events = lost_events, capture.lost_events
+            recording.lose(lost_events - lost_before)
             if data:
                 recording.write(data)
+            if not is_ending and is_over():  # writing may take long
+                break
     return capture.lost_events
 
 

@@ -267,9 +267,14 @@ class Capture:
         return self._rings.lost_events
 
     def pieces(self) -> Iterator[memoryview]:
-        """Yield the trace records that are ready, piece by piece, each valid until the next."""
+        """Yield the trace records that are ready, piece by piece, each valid until the next.
+
+        It yields at least one piece, which may be empty. What is captured meanwhile is left for the
+        next call, so that this one ends however slowly the pieces are taken.
+        """
+        now_ns = time.monotonic_ns()
         while True:
-            yield self._rings.read(self._has_stopped)
+            yield self._rings.read(None if self._has_stopped else now_ns)
             if not self._rings.has_more:
                 break
         for fd, events in self._epoll.poll(0):

@@ -57,7 +57,7 @@ class PerfRings:
     def enable(self, enabled: bool = True) -> None:
         """Begin or end the capture on all CPUs."""
 
-    def read(self, to_end: bool = False) -> memoryview:
+    def read(self, at_ns: int | None = None) -> memoryview:
         """Return the next trace records, valid until the next call; empty if none is ready.
 
         Records are in host byte order and in order of time (ns of CLOCK_MONOTONIC). They are of
@@ -65,8 +65,8 @@ class PerfRings:
         time of day. A notify record of its name precedes the first record of each process.
 
         Args:
-            to_end: also return the samples of the last 10 ms. By default these wait, as earlier
-                ones may still arrive in another ring.
+            at_ns: return samples of up to 10 ms before this time (ns of CLOCK_MONOTONIC): for
+                later ones, earlier ones may still arrive in another ring. None: return all.
         """
 
     def repeat_notes(self) -> None:

@@ -620,7 +620,8 @@ cdef class PerfRings:
         self.has_written_time = False
         memset(self.names, 0, KNOWN_PROCESSES * sizeof(Name))
 
-    def read(self, bint to_end=False):
+    def read(self, at_ns=None):
+        cdef uint64_t until_ns = NEVER if at_ns is None else <uint64_t> at_ns - LATENESS_NS
         cdef uint64_t now_ns = clock_ns(CLOCK_MONOTONIC)
         cdef uint64_t day_ns = clock_ns(CLOCK_REALTIME)
         cdef uint64_t first_ns = now_ns
@@ -629,7 +630,7 @@ cdef class PerfRings:
         cdef size_t begin = TIME_NOTE_BYTES if has_note else 0
         cdef size_t n
         with nogil:
-            n = self._merge(begin, NEVER if to_end else now_ns - LATENESS_NS)
+            n = self._merge(begin, until_ns)
         if has_note:
             # It has the time of the first record, which may be much earlier than now: readers
             # ignore one that is much later. See Engine.epoch_ns.
