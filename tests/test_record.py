@@ -21,6 +21,7 @@ from test_capture import loop, use
 
 import blkiomon
 from blkiomon._core import Engine
+from blkiomon.commands import record as recording_command
 from blkiomon.outputs import recording
 from blkiomon.outputs.opening import Policy
 from blkiomon.outputs.recording import FileRecording, PipeRecording
@@ -441,6 +442,32 @@ def test_status_is_that_of_the_command(
     result = runner.call("record", "-o", tmp_path / "run", "--", "sh", "-c", script)
     assert result.returncode == status
     assert figures(tmp_path / "run")["total"]["requests"] == 100
+
+
+def test_signal_before_the_command_is_started_ends_the_recording_without_it(
+    fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def opened(*arguments: Any) -> FileRecording:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    real = recording_command._open
+    monkeypatch.setattr(recording_command, "_open", opened)
+    assert recording_command.main(["-o", str(tmp_path / "run"), "--", "touch", "made"]) == 143
+    assert "terminated by signal; touch was not run" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signal_while_the_command_is_started_reaches_it(
+    fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    real = subprocess.Popen
+    monkeypatch.setattr(recording_command.subprocess, "Popen", started)
+    assert recording_command.main(["-o", str(tmp_path / "run"), "--", "sleep", "100"]) == 143
 
 
 def test_command_keeps_standard_input_and_output(fake: type[FakeCapture], tmp_path: Path) -> None:

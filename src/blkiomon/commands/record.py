@@ -28,8 +28,16 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import read
 from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import save
-from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, EXIT_PIPE, complain, how_many
-from blkiomon.errors import MissingLibrary
+from blkiomon.console import (
+    EXIT_INPUT,
+    EXIT_OK,
+    EXIT_OUTPUT,
+    EXIT_PIPE,
+    SIGNALS,
+    complain,
+    how_many,
+)
+from blkiomon.errors import MissingLibrary, SourceError
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.trace_sets import TOPOLOGY
 
@@ -124,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
     if command and shutil.which(command[0]) is None:
         return _not_found(command[0])
 
-    from blkiomon.sources.capture import ALL, Capture, CaptureError, all_disks
+    from blkiomon.sources.capture import ALL, Capture, all_disks
 
     if not given.trace and not all_disks():
         complain("this host has no disks: name the devices to record with --trace")
@@ -137,7 +145,7 @@ def main(argv: Sequence[str]) -> int:
             StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
         ):
             return _record(given, command, capture, stop, topology)
-    except CaptureError as error:
+    except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
 
@@ -202,10 +210,12 @@ def _record(
         return EXIT_OUTPUT
     process = None
     if command:
+        if stop.received:
+            recording.discard()
+            complain(f"terminated by signal; {command[0]} was not run")
+            return 128 + stop.number
         try:
-            stdout = 2 if given.output == "-" else None
-            # os.environ lacks the variable that this process has set for numpy.
-            process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ))
+            process = _start(command, stop, stdout=2 if given.output == "-" else None)
         except OSError as error:
             recording.discard()
             complain(f"cannot run {command[0]}: {error.strerror}")
@@ -238,6 +248,21 @@ def _record(
     if code is None or status == EXIT_OUTPUT:
         return status
     return code if code >= 0 else 128 - code
+
+
+def _start(
+    command: list[str], stop: StopSignals, stdout: int | None
+) -> subprocess.Popen[bytes]:
+    """Start the command with this process's environment, signals and limits. Raises OSError."""
+
+    def restore() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see StopSignals
+
+    # os.environ lacks the variable that this process has set for numpy.
+    process = subprocess.Popen(command, stdout=stdout, env=dict(os.environ), preexec_fn=restore)
+    if stop.received:  # it came before the command was there to get it
+        process.send_signal(stop.number)
+    return process
 
 
 def _open(given: Namespace, capture: Capture, stop: StopSignals) -> Recording:
@@ -316,10 +341,13 @@ def _await(process: subprocess.Popen[bytes], stop: StopSignals) -> int:
     SIGINT and SIGQUIT are not passed on: the terminal has sent them to the command as well.
     """
     has_passed = False
+    poll = select.poll()
+    poll.register(stop.fd, select.POLLIN)
     while (code := process.poll()) is None:
         if stop.received and not has_passed:
             has_passed = True
+            poll.unregister(stop.fd)
             if stop.number not in (signal.SIGINT, signal.SIGQUIT):
                 process.send_signal(stop.number)
-        select.select([] if stop.received else [stop.fd], [], [], 0.05)
+        poll.poll(50)
     return code

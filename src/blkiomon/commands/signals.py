@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from blkiomon.console import SIGNALS, STOP_SIGNALS
+from blkiomon.errors import SourceError
 
 
 class Stopped(BaseException):
@@ -48,7 +49,11 @@ class StopSignals:
         self._had_terminal = _has_terminal()
 
     def __enter__(self) -> StopSignals:
-        self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        """Raises SourceError, if this process may not open two more descriptors."""
+        try:
+            self.fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"cannot wait for signals: {error.strerror}") from error
         self._old_wakeup = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._note) for number in self._numbers}
         self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
