@@ -13,7 +13,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,21 @@ def test_device_mapper_device_has_no_requests(host: Path) -> None:
 def test_partition_is_a_range_of_its_disks_sectors(host: Path) -> None:
     device = find_device("sda1", host)
     assert device == CapturedDevice("sda1", SDA, True, (100, 400))
-    assert device.term == f"(dev == {SDA} && sector >= 100 && sector < 400)"
+    issue = {"is_bio": False, "action": 7}
+    assert device.terms(issue) == [f"(dev == {SDA} && sector >= 100 && sector < 400)"]
+
+
+def test_terms_of_a_disk_and_its_partitions_never_pass_the_same_sample(host: Path) -> None:
+    issue = {"is_bio": False, "action": 7}
+    disk, partition = find_device("sda", host), find_device("sda1", host)
+    (host / "sys/devices/block/sda/sda1/size").write_text("500\n")
+    larger = find_device("sda1", host)
+    assert partition.terms(issue, [disk]) == []
+    assert partition.terms(issue, [partition]) == []
+    assert larger.terms(issue, [partition]) == [
+        f"(dev == {SDA} && sector >= 100 && sector < 600 && (sector < 100 || sector >= 400))"
+    ]
+    assert disk.terms(issue, [partition]) == [f"(dev == {SDA} && (sector < 100 || sector >= 400))"]
 
 
 @pytest.mark.parametrize("name", ["sdx", "..", ".", "a" * 300, "a\0b"])
@@ -146,6 +160,7 @@ def as_record(
     nr: int = 8,
     error: int = 0,
     time_ns: int = 1234,
+    zoned: Sequence[int] = (),
 ) -> bytes:
     """The trace record of a sample of this tracepoint, laid out as that kernel does."""
     is_bio = "_bio_" in event
@@ -162,7 +177,7 @@ def as_record(
     if at["error"] >= 0:
         struct.pack_into("=i", raw, at["error"], error)
     raw[at["rwbs"] : at["rwbs"] + len(rwbs)] = rwbs.encode()
-    (record,) = _records_of(at, [bytes(raw)], time_ns, 3)
+    (record,) = _records_of(at, [bytes(raw)], time_ns, 3, zoned)
     return record
 
 
@@ -213,19 +228,40 @@ def test_online_cpus_are_read_from_ranges(host: Path) -> None:
 class Rings:
     """In place of ``PerfRings``: notes what is asked for."""
 
-    def __init__(self, events: list[Any], ring_bytes: int, most: int) -> None:
-        self.most, self.cpus, self.added = most, set[int](), list[Any]()
+    has_more = False
 
-    def open(self, cpu: int, filters: object) -> int:
+    def __init__(self, events: list[Any], ring_bytes: int, most: int) -> None:
+        self.most, self.cpus, self.sets = most, dict[int, int](), set[int]()
+        self.ignored: set[int] = set()
+        self.is_full = False
+        self.zoned: set[int] = set()
+
+    def open(self, cpu: int, sets: dict[int, Any]) -> int:
         assert len(self.cpus) < self.most
-        self.cpus.add(cpu)
-        return os.eventfd(0)
+        self.sets |= sets.keys()
+        fd, self.cpus[cpu] = os.pipe()
+        return fd
 
     def close_cpu(self, cpu: int) -> None:
-        self.cpus.remove(cpu)
+        del self.cpus[cpu]
 
-    def add(self, filters: object) -> None:
-        self.added.append(filters)
+    def add(self, number: int, filters: object) -> None:
+        if self.is_full:
+            raise OSError(errno.EMFILE, "Too many open files")
+        assert number not in self.sets
+        self.sets.add(number)
+
+    def remove(self, number: int) -> None:
+        self.sets.remove(number)
+
+    def ignore(self, numbers: set[int]) -> None:
+        self.ignored = numbers
+
+    def set_zoned(self, numbers: set[int]) -> None:
+        self.zoned = numbers
+
+    def read(self, at_ns: int | None) -> memoryview:
+        return memoryview(b"")
 
     def enable(self, is_on: bool = True) -> None: ...
     def set_heads(self, heads: dict[int, int]) -> None: ...
@@ -259,7 +295,76 @@ def test_each_cpu_that_may_come_online_has_a_ring(host: Path, of_all_disks: Capt
     (host / "sys/devices/system/cpu/online").write_text("0-5\n")
     of_all_disks._refresh()
     rings: Any = of_all_disks._rings
-    assert rings.cpus == {0, 1, 2, 3, 4, 5}
+    assert rings.cpus.keys() == {0, 1, 2, 3, 4, 5}
+
+
+def test_cpu_that_was_offline_for_a_moment_is_captured_again(
+    of_all_disks: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(of_all_disks, "_report", reports.append)
+    rings: Any = of_all_disks._rings
+    before = rings.cpus[3]
+    os.close(before)  # EPOLLHUP, as perf events of a CPU that goes offline send it
+    list(of_all_disks.pieces())
+    of_all_disks._refresh()
+    assert rings.cpus.keys() == {0, 1, 3}
+    assert reports == ["CPU 3 came online: its events of the last 2 s were not captured"]
+    of_all_disks._refresh()
+    assert len(reports) == 1
+
+
+def move(host: Path, name: str, number: str) -> None:
+    """Remove a disk and, with another number, add it again; without a number: only remove it."""
+    path = host / "sys/devices/block" / name
+    if number:
+        (path / "dev").write_text(f"{number}\n")
+    (path / "size").write_text("1000\n" if number else "0\n")
+
+
+def test_filters_of_a_device_that_has_gone_are_removed(host: Path, of_all_disks: Capture) -> None:
+    rings: Any = of_all_disks._rings
+    assert rings.sets == {0}
+    for i in range(100):
+        move(host, "sdc", f"8:{160 + i}")
+        of_all_disks._refresh()
+        assert len(rings.sets) == 2
+    move(host, "sdc", "")
+    of_all_disks._refresh()
+    assert rings.sets == {0}
+    move(host, "sdb", "")
+    of_all_disks._refresh()
+    assert (rings.sets, rings.ignored) == ({0}, {SDB})  # the first set has the rings
+    move(host, "sdb", "8:16")
+    of_all_disks._refresh()
+    assert (rings.sets, rings.ignored) == ({0}, set())
+
+
+def test_device_that_cannot_be_added_is_reported_once_and_tried_again(
+    host: Path, of_all_disks: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(of_all_disks, "_report", reports.append)
+    rings: Any = of_all_disks._rings
+    rings.is_full = True
+    move(host, "sdc", "8:32")
+    for _ in range(3):
+        of_all_disks._refresh()
+    assert reports == ["sdc cannot be captured: Too many open files"]
+    rings.is_full = False
+    of_all_disks._refresh()
+    assert len(rings.sets) == 2
+
+
+def test_changes_that_cannot_be_read_do_not_end_the_capture(
+    host: Path, of_all_disks: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(of_all_disks, "_report", reports.append)
+    (host / "sys/devices/system/cpu/online").unlink()
+    of_all_disks._refresh()
+    of_all_disks._refresh()
+    assert reports == ["CPUs and devices that come are not captured: No such file or directory"]
 
 
 def test_head_whose_path_is_removed_is_captured_without_a_filter(
@@ -271,13 +376,13 @@ def test_head_whose_path_is_removed_is_captured_without_a_filter(
     (host / "sys/class/block/nvme0c0n1").unlink()
     of_all_disks._refresh()
     rings: Any = of_all_disks._rings
-    assert rings.added == []
+    assert rings.sets == {0}
     shutil.rmtree(host / "sys/devices/block/sdb")
     (host / "sys/devices/block/sdb/device").mkdir(parents=True)
     for name, text in (("dev", "8:96\n"), ("size", "1000\n")):
         (host / "sys/devices/block/sdb" / name).write_text(text)
     of_all_disks._refresh()
-    assert len(rings.added) == 1
+    assert len(rings.sets) == 2
 
 
 def test_missing_tracefs_says_how_to_mount_it(host: Path) -> None:
@@ -361,7 +466,8 @@ def test_rings_out_of_range_are_refused(events: list, ring_bytes: int, rings: in
 
 @pytest.mark.parametrize("n", [0, 1, 100, 1000])
 def test_filters_pass_each_device_and_are_as_short_as_the_kernel_wants_them(n: int) -> None:
-    terms = [CapturedDevice(f"sd{i}", i << 4, True).term for i in range(n)]
+    issue = {"is_bio": False, "action": 7}
+    terms = [CapturedDevice(f"sd{i}", i << 4, True).terms(issue)[0] for i in range(n)]
     filters = filters_of(terms)
     assert all(len(text) <= MOST_FILTER for text in filters)
     assert [term for text in filters for term in text.split(" || ")] == (terms or ["dev == 0"])
@@ -404,16 +510,26 @@ def test_letters_of_an_operation_are_its_categories(rwbs: str, expected: int) ->
 @pytest.mark.parametrize("kernel", sorted(p.name for p in FORMATS.glob("[0-9]*")))
 def test_write_zeroes_and_passthrough_differ_by_their_sectors(kernel: str) -> None:
     """Kernels before 7.3 print N for both; a passthrough request has no sector."""
-    for event, passthrough in (
-        ("block_rq_issue", {"sector": 0, "nr": 0}),
-        ("block_rq_complete", {"sector": -1, "nr": 8}),
-    ):
+    for event, sector, nr in (("block_rq_issue", 0, 0), ("block_rq_complete", -1, 8)):
         (zeroes,) = blkiomon.read_trace(as_record(kernel, event, "N", sector=80, nr=8))
-        (other,) = blkiomon.read_trace(as_record(kernel, event, "N", **passthrough))
+        (other,) = blkiomon.read_trace(as_record(kernel, event, "N", sector=sector, nr=nr))
         kind = tw.COMPLETE if "complete" in event else tw.ISSUE
         assert categories(zeroes) == kind | tw.WRITE | 1 << 22 | tw.FS
         assert categories(other) == kind | tw.READ | tw.PC
         assert (zeroes["sector"], other["sector"]) == (80, 0)
+
+
+def test_zone_append_of_a_kernel_that_does_not_name_it_is_not_write_zeroes(host: Path) -> None:
+    record = as_record("6.1", "block_rq_issue", "N", sector=80, nr=8, zoned=[SDA, SDB])
+    assert categories(blkiomon.read_trace(record)[0]) == tw.ISSUE | tw.READ | tw.PC
+    record = as_record("6.1", "block_rq_issue", "N", sector=80, nr=8, zoned=[SDA])
+    assert categories(blkiomon.read_trace(record)[0]) == tw.ISSUE | tw.WRITE | 1 << 22 | tw.FS
+    queue = host / "sys/devices/block/sdb/queue"
+    queue.mkdir()
+    (queue / "zoned").write_text("none\n")
+    assert not find_device("sdb", host).is_zoned
+    (queue / "zoned").write_text("host-managed\n")
+    assert find_device("sdb", host).is_zoned
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "7.3"])
@@ -628,6 +744,39 @@ def test_device_that_is_added_is_captured_from_then_on(
     assert 100 - lost <= engine.requests < 150
 
 
+def test_device_that_has_gone_is_not_counted_under_another_name(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capturing, "REFRESH_S", 0.0)
+    link = tmp_path / "data"
+    link.symlink_to(f"/dev/{loop}")
+    engine = Engine()
+    reports: list[str] = []
+    with Capture([str(link)], reports.append) as capture:
+        use(loop, 10)
+        time.sleep(0.02)
+        for data in capture.pieces():
+            engine.feed(data)
+        link.unlink()
+        list(capture.pieces())  # looks for devices after the last record
+        use(loop, 50)
+        time.sleep(0.02)
+        for data in capture.pieces():
+            engine.feed(data)
+        before = engine.requests
+        link.symlink_to(f"/dev/{loop}")
+        list(capture.pieces())
+        use(loop, 20)
+        captured(capture, engine)
+        lost = capture.lost_events
+    assert 10 - lost <= before <= 10
+    assert 30 - lost <= engine.requests <= 30
+    assert reports == [
+        f"{link} has gone; it is captured again when it comes back",
+        f"{link} is back",
+    ]
+
+
 def test_devices_in_several_filters_are_captured_once(
     loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -635,7 +784,7 @@ def test_devices_in_several_filters_are_captured_once(
     names = [name for name in ("loop0", "loop1", "loop2") if name != loop][:2]
     engine = Engine()
     with Capture([*names, loop], print) as capture:
-        assert len(capture._filters) == 3
+        assert len(capture._additions[0].sets) == 3
         use(loop, 100)
         captured(capture, engine)
         lost = capture.lost_events

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -447,7 +448,7 @@ def test_status_is_that_of_the_command(
 def test_signal_before_the_command_is_started_ends_the_recording_without_it(
     fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    def opened(*arguments: Any) -> FileRecording:
+    def opened(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
@@ -466,7 +467,7 @@ def test_signal_while_the_command_is_started_reaches_it(
         return real(*arguments, **options)
 
     real = subprocess.Popen
-    monkeypatch.setattr(recording_command.subprocess, "Popen", started)
+    monkeypatch.setattr(subprocess, "Popen", started)
     assert recording_command.main(["-o", str(tmp_path / "run"), "--", "sleep", "100"]) == 143
 
 
@@ -481,6 +482,25 @@ def test_command_prints_to_standard_error_where_records_go_to_standard_output(
     result = runner.call("record", "-o", "-", "--", "echo", "printed")
     assert result.stdout == captured(TIME, NAME, *requests(100))
     assert result.stderr.startswith(b"printed\n")
+
+
+def test_command_has_the_limits_of_its_caller(
+    fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Raising(FakeCapture):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            capturing._allow_all_descriptors()
+            super().__init__(*arguments, **options)
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(capturing, "Capture", Raising)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, limits[1]))
+    try:
+        result = record("-o", tmp_path / "run", "--", "sh", "-c", "ulimit -n; ulimit -Hn")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limits[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert result.stdout.split() == [b"500", str(limits[1]).encode()]
 
 
 def test_command_does_not_get_variables_that_blkiomon_sets_for_itself(

@@ -330,6 +330,36 @@ def test_cpu_that_goes_and_comes_back(compare: Compare) -> None:
         compare(expected, live.figures())
 
 
+def test_cpu_that_is_offline_for_a_moment(compare: Compare) -> None:
+    online = Path("/sys/devices/system/cpu/cpu1/online")
+    with machine.null_blk() as disk, Live([disk]) as live:
+        first = fio(f"/dev/{disk}", cpus_allowed=1)
+        online.write_text("0")
+        online.write_text("1")
+        time.sleep(5)  # CPUs are looked up every two seconds
+        second = fio(f"/dev/{disk}", cpus_allowed=1)
+        live.stop()
+        assert "CPU 1 came online" in live.messages
+        compare({n: first.figures[n] + second.figures[n] for n in first.figures}, live.figures())
+
+
+def test_volume_that_has_another_name_is_not_counted(compare: Compare) -> None:
+    with machine.scsi_debug() as disk, machine.mapped(f"linear /dev/{disk} 0") as volume:
+        name = Path("/sys/block", volume, "dm/name").read_text().strip()
+        with Live([name]) as live:
+            first = fio(f"/dev/{volume}")
+            sh("dmsetup", "rename", "--noudevsync", name, "other")
+            time.sleep(5)  # devices are looked up every two seconds
+            fio(f"/dev/{volume}")
+            time.sleep(1)
+            sh("dmsetup", "rename", "--noudevsync", "other", name)
+            time.sleep(5)
+            second = fio(f"/dev/{volume}")
+            live.stop()
+        assert f"{name} has gone" in live.messages and f"{name} is back" in live.messages
+        compare({n: first.figures[n] + second.figures[n] for n in first.figures}, live.figures())
+
+
 @pytest.mark.parametrize("delay_s", [0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
 def test_interrupt_while_it_starts(delay_s: float) -> None:
     with machine.null_blk() as disk:

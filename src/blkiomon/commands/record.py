@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -139,12 +140,13 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_INPUT
     # Before the capture begins: its rings would fill meanwhile.
     topology = _read_topology() if given.output != "-" else None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)  # a capture raises it
     try:
         with (
             Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
             StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
         ):
-            return _record(given, command, capture, stop, topology)
+            return _record(given, command, limits, capture, stop, topology)
     except SourceError as error:
         complain(str(error))
         return EXIT_INPUT
@@ -194,6 +196,7 @@ def _check(given: Namespace, argv: Sequence[str]) -> None:
 def _record(
     given: Namespace,
     command: list[str],
+    limits: tuple[int, int],
     capture: Capture,
     stop: StopSignals,
     topology: Topology | None,
@@ -215,7 +218,7 @@ def _record(
             complain(f"terminated by signal; {command[0]} was not run")
             return 128 + stop.number
         try:
-            process = _start(command, stop, stdout=2 if given.output == "-" else None)
+            process = _start(command, limits, stop, stdout=2 if given.output == "-" else None)
         except OSError as error:
             recording.discard()
             complain(f"cannot run {command[0]}: {error.strerror}")
@@ -251,11 +254,16 @@ def _record(
 
 
 def _start(
-    command: list[str], stop: StopSignals, stdout: int | None
+    command: list[str], limits: tuple[int, int], stop: StopSignals, stdout: int | None
 ) -> subprocess.Popen[bytes]:
-    """Start the command with this process's environment, signals and limits. Raises OSError."""
+    """Start the command as this process was started. Raises OSError.
+
+    Args:
+        limits: of its descriptors, soft and hard.
+    """
 
     def restore() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see StopSignals
 
     # os.environ lacks the variable that this process has set for numpy.

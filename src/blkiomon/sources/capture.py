@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import select
 import stat
 import time
@@ -28,7 +29,7 @@ from typing import Any, Self
 
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import HiddenPaths, kernel_name
-from blkiomon.sources.perf import PerfRings
+from blkiomon.sources.perf import MAX_SETS_OF_FILTERS, PerfRings
 
 Report = Callable[[str], None]
 
@@ -85,6 +86,7 @@ class CapturedDevice:
         sectors: of a partition: its first sector, and the one after its last; else None.
         paths: numbers of its hidden paths, if it is the head of NVMe multipath. The kernel queues
             bios for the head and completes them for the path that it chose.
+        is_zoned: it has zones, as SMR disks have.
     """
 
     name: str
@@ -92,21 +94,42 @@ class CapturedDevice:
     has_requests: bool
     sectors: tuple[int, int] | None = None
     paths: tuple[int, ...] = ()
+    is_zoned: bool = False
 
-    @property
-    def term(self) -> str:
-        """The events of this device, as a term of a tracepoint filter of the kernel."""
-        if self.sectors is None:
-            return f"dev == {self.number}"
-        first, end = self.sectors
-        return f"(dev == {self.number} && sector >= {first} && sector < {end})"
+    def terms(self, event: dict[str, Any], others: Sequence[CapturedDevice] = ()) -> list[str]:
+        """The terms of a tracepoint's filter that pass the samples of this device.
 
-    def terms(self, event: dict[str, Any]) -> list[str]:
-        """The filters of a tracepoint that pass the samples of this device."""
+        Args:
+            event: the tracepoint, as ``event_format`` describes it.
+            others: devices of the same disk, whose samples other terms already pass.
+        """
         if event["is_bio"] == self.has_requests:
             return []
-        is_completion = event["action"] == _COMPLETE[0]
-        return [self.term, *(f"dev == {number}" for number in self.paths if is_completion)]
+        terms = []
+        if all(other.sectors not in (None, self.sectors) for other in others):
+            parts = [f"dev == {self.number}"]
+            if self.sectors is not None:
+                parts += [f"sector >= {self.sectors[0]}", f"sector < {self.sectors[1]}"]
+            taken = [other.sectors for other in others if other.sectors is not None]
+            parts += [f"(sector < {first} || sector >= {end})" for first, end in taken]
+            terms.append(parts[0] if len(parts) == 1 else f"({' && '.join(parts)})")
+        if event["action"] == _COMPLETE[0]:
+            known = {path for other in others for path in other.paths}
+            terms += [f"dev == {path}" for path in self.paths if path not in known]
+        return terms
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """Devices that are captured from one time on, by filters of their own.
+
+    Attributes:
+        devices: in any order.
+        sets: their sets of filters for ``PerfRings``, by number: a filter for each event.
+    """
+
+    devices: tuple[CapturedDevice, ...]
+    sets: dict[int, list[bytes]]
 
 
 def find_device(name: str, root: Path = Path("/")) -> CapturedDevice:
@@ -172,7 +195,11 @@ def _device(path: Path, hidden: HiddenPaths) -> CapturedDevice:
         number = int(major) << 20 | int(minor)
     has_requests = (path / "mq").exists()
     paths = () if has_requests else hidden.of_head.get(path.name, ())
-    return CapturedDevice(path.name, number, has_requests, paths=paths)
+    try:
+        is_zoned = (path / "queue/zoned").read_text().strip() != "none"
+    except OSError:  # Linux before 4.10, or it went a moment ago
+        is_zoned = False
+    return CapturedDevice(path.name, number, has_requests, paths=paths, is_zoned=is_zoned)
 
 
 def _number_in(path: Path) -> int:
@@ -237,17 +264,21 @@ class Capture:
         self._devices = self._find_devices(is_first=True)
         tracefs = find_tracefs(root)
         self._events = self._formats(tracefs, queue)
-        self._captured = set(self._devices)  # since the start, including those that are gone
-        self._filters = self._make_filters(self._devices)
+        self._additions: list[Addition] = []
+        self._additions.append(self._addition(self._devices))
+        self._failed: set[CapturedDevice] = set()  # could not be added, and are tried again
         self._epoll = select.epoll()
         self._has_stopped = False
-        self._cpu_fds: dict[int, int] = {}
+        self._cpu_fds: dict[int, int] = {}  # -1: it cannot be captured
+        self._dead_fds: set[int] = set()  # of CPUs that went offline
+        self._is_blind = False  # changes of CPUs and devices cannot be read
+        _allow_all_descriptors()
         try:
             self._rings = self._open_rings(ring_bytes)
         except BaseException:
             self._epoll.close()
             raise
-        self._set_heads()
+        self._describe_devices()
         self._refreshed_s = time.monotonic()
         self.begun_ns = time.monotonic_ns()
         self._rings.enable()
@@ -280,6 +311,7 @@ class Capture:
         for fd, events in self._epoll.poll(0):
             if events & select.EPOLLHUP:  # its CPU went offline: it would wake the caller at once
                 self._epoll.unregister(fd)
+                self._dead_fds.add(fd)  # for good, although the CPU may be back by now
         now_s = time.monotonic()
         if now_s - self._refreshed_s >= REFRESH_S and not self._has_stopped:
             self._refreshed_s = now_s
@@ -333,28 +365,38 @@ class Capture:
                 found[device.name] = device
         return tuple(found.values())
 
-    def _make_filters(
-        self, devices: Iterable[CapturedDevice], captured: Iterable[CapturedDevice] = ()
-    ) -> list[list[bytes]]:
-        """Sets of filters, one for each event, that together pass the events of all devices.
+    @property
+    def _captured(self) -> list[CapturedDevice]:
+        """The devices whose samples pass the filters, including those that are gone."""
+        return [device for addition in self._additions for device in addition.devices]
 
-        Args:
-            devices: wanted.
-            captured: devices whose events other filters already pass.
-        """
-        filters: list[list[str]] = []
-        for event in self._events:
-            known = {term for device in captured for term in device.terms(event)}
-            terms = [term for device in devices for term in device.terms(event)]
-            filters.append(filters_of(term for term in terms if term not in known))
-        sets = zip_longest(*filters, fillvalue=NO_DEVICE)
-        return [[text.encode() for text in texts] for texts in sets]
+    def _addition(self, devices: Sequence[CapturedDevice]) -> Addition:
+        """Devices to be captured, by filters that pass no sample that passes already."""
+        of_disk: dict[int, list[CapturedDevice]] = {}
+        for device in self._captured:
+            of_disk.setdefault(device.number, []).append(device)
+        terms: list[list[str]] = [[] for _ in self._events]
+        for device in sorted(devices, key=lambda device: device.sectors is not None):
+            others = of_disk.setdefault(device.number, [])
+            for event, of_event in zip(self._events, terms):
+                of_event += device.terms(event, others)
+            others.append(device)
+        if self._additions and not any(terms):
+            return Addition(tuple(devices), {})
+        used = {number for addition in self._additions for number in addition.sets}
+        free = (number for number in range(MAX_SETS_OF_FILTERS) if number not in used)
+        texts = list(zip_longest(*map(filters_of, terms), fillvalue=NO_DEVICE))
+        sets = dict(zip(free, ([text.encode() for text in of_set] for of_set in texts)))
+        if len(sets) < len(texts):
+            raise OSError(errno.EMFILE, "too many sets of filters")
+        return Addition(tuple(devices), sets)
 
-    def _set_heads(self) -> None:
-        """Count completions of a hidden path as those of its head."""
+    def _describe_devices(self) -> None:
+        """Tell the rings what they have to know of the captured devices."""
         self._rings.set_heads(
             {path: device.number for device in self._captured for path in device.paths}
         )
+        self._rings.set_zoned({device.number for device in self._captured if device.is_zoned})
 
     # --- tracepoints ----------------------------------------------------------------------------
 
@@ -403,7 +445,8 @@ class Capture:
     def _open_cpu(self, rings: PerfRings, cpu: int) -> bool:
         """Open the events of a CPU. False: it went offline a moment ago. Raises OSError."""
         try:
-            fd = rings.open(cpu, self._filters)
+            sets = {number: filters for a in self._additions for number, filters in a.sets.items()}
+            fd = rings.open(cpu, sets)
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return False
@@ -414,10 +457,21 @@ class Capture:
 
     def _refresh(self) -> None:
         """Follow CPUs and devices that came or went since the last call."""
+        try:
+            self._follow_cpus()
+            self._follow_devices()
+        except OSError as error:
+            if not self._is_blind:
+                self._report(f"CPUs and devices that come are not captured: {error.strerror}")
+            self._is_blind = True
+
+    def _follow_cpus(self) -> None:
         online = _cpus(self._root, "online")
-        for cpu in sorted(self._cpu_fds.keys() - online):
-            del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
-            self._rings.close_cpu(cpu)
+        for cpu, fd in sorted(self._cpu_fds.items()):
+            if cpu not in online or fd in self._dead_fds:
+                del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
+                self._dead_fds.discard(fd)
+                self._rings.close_cpu(cpu)
         for cpu in sorted(online - self._cpu_fds.keys()):
             try:
                 if not self._open_cpu(self._rings, cpu):
@@ -430,19 +484,38 @@ class Capture:
                 f"CPU {cpu} came online: its events of the last {REFRESH_S:g} s were not captured"
             )
             self._rings.enable()
-        added = [d for d in self._find_devices() if d not in self._captured]
-        if added:
-            filters = self._make_filters(added, self._captured)
-            self._captured.update(added)
-            self._set_heads()
-            if all(set(texts) == {NO_DEVICE.encode()} for texts in filters):
-                return  # an NVMe head has lost a path
-            try:
-                self._rings.add(filters)
-                self._filters = self._make_filters(self._captured)  # for CPUs that come later
-            except OSError as error:
-                names = ", ".join(device.name for device in added)
-                self._report(f"{names} cannot be captured: {error}")
+
+    def _follow_devices(self) -> None:
+        wanted = self._find_devices()
+        numbers = {device.number for device in wanted}
+        for addition in self._additions[1:]:  # the first one has the rings
+            if numbers.isdisjoint(device.number for device in addition.devices):
+                for number in addition.sets:
+                    self._rings.remove(number)
+                self._additions.remove(addition)
+        # The kernel may give a number to another device, which is not wanted.
+        self._rings.ignore({device.number for device in self._captured} - numbers)
+        captured = set(self._captured)
+        if added := [device for device in wanted if device not in captured]:
+            self._add(added)
+
+    def _add(self, devices: Sequence[CapturedDevice]) -> None:
+        """Capture more devices; reports if that fails."""
+        begun: list[int] = []
+        try:
+            addition = self._addition(devices)
+            for number, filters in addition.sets.items():
+                self._rings.add(number, filters)
+                begun.append(number)
+        except OSError as error:
+            for number in begun:
+                self._rings.remove(number)
+            if new := [device.name for device in devices if device not in self._failed]:
+                self._report(f"{', '.join(new)} cannot be captured: {error.strerror}")
+            self._failed.update(devices)
+            return
+        self._additions.append(addition)
+        self._describe_devices()
 
     # --- errors ---------------------------------------------------------------------------------
 
@@ -541,6 +614,13 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
         "error": at.get("error", at.get("errors", -1)),
         "rwbs_bytes": fields["rwbs"][1],
     }
+
+
+def _allow_all_descriptors() -> None:
+    """Raise this process's limit of descriptors as far as it may be: each CPU needs several."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _cpus(root: Path, which: str) -> set[int]:

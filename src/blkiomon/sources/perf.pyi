@@ -1,7 +1,10 @@
 """Perf rings: samples of the kernel's block tracepoints in, trace records in order of time out."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, final
+
+MAX_SETS_OF_FILTERS: Final[int]
+"""How many sets of filters a ring has room for."""
 
 @final
 class PerfRings:
@@ -22,13 +25,14 @@ class PerfRings:
     def __init__(
         self, events: Sequence[dict[str, Any]], ring_bytes: int, max_rings: int
     ) -> None: ...
-    def open(self, cpu: int, filter_sets: Sequence[Sequence[bytes]]) -> int:
+    def open(self, cpu: int, sets: Mapping[int, Sequence[bytes]]) -> int:
         """Open the events of a CPU, disabled; returns the descriptor to poll.
 
         Args:
             cpu: its number.
-            filter_sets: each with a filter for each event, in the kernel's language; empty: none.
-                No event may pass two of them: it would count twice.
+            sets: sets of filters, by a number below MAX_SETS_OF_FILTERS; 0 is one of them. Each
+                has a filter for each event, in the kernel's language; empty: none. No event may
+                pass two of them: it would count twice.
 
         Raises:
             OSError: the kernel refuses; the text names the call.
@@ -40,12 +44,18 @@ class PerfRings:
     def close(self) -> None:
         """Close all rings."""
 
-    def add(self, filter_sets: Sequence[Sequence[bytes]]) -> None:
+    def add(self, number: int, filters: Sequence[bytes]) -> None:
         """Also capture, on all CPUs, what these filters pass: the kernel cannot replace a filter.
 
         Raises:
-            OSError: the kernel refuses, or a ring has more sets of filters than it has room for.
+            OSError: the kernel refuses; then nothing is added.
         """
+
+    def remove(self, number: int) -> None:
+        """End what ``add`` began. Samples that were captured before are read."""
+
+    def ignore(self, numbers: Collection[int]) -> None:
+        """From now on, drop the samples of these devices, and of no others."""
 
     def set_heads(self, heads: Mapping[int, int]) -> None:
         """Count the completed bios of each path as those of its head.
@@ -53,6 +63,9 @@ class PerfRings:
         Args:
             heads: numbers of the heads of NVMe multipath, by the number of the path.
         """
+
+    def set_zoned(self, numbers: Collection[int]) -> None:
+        """These devices are zoned: before Linux 7.3, their zone appends look like write zeroes."""
 
     def enable(self, enabled: bool = True) -> None:
         """Begin or end the capture on all CPUs."""
@@ -81,5 +94,9 @@ class PerfRings:
         """Whether the last ``read`` had no room for all records that were ready."""
 
 def _records_of(
-    event: dict[str, Any], samples: Iterable[bytes], time_ns: int, cpu: int
+    event: dict[str, Any],
+    samples: Iterable[bytes],
+    time_ns: int,
+    cpu: int,
+    zoned: Collection[int] = (),
 ) -> list[bytes]: ...

@@ -21,7 +21,7 @@ were read or are still in the ring.
 The layout of samples differs between kernels: it is read from tracefs, see ``capture.py``.
 """
 
-from libc.errno cimport EMFILE, errno
+from libc.errno cimport errno
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -105,7 +105,7 @@ cdef enum:                                      # categories that the engine has
 
 cdef enum:
     MAX_EVENTS = 8                              # tracepoints of one capture
-    MAX_FDS = 32 * MAX_EVENTS                   # of a ring: each set of filters has its own events
+    MAX_SETS = 64                               # of filters: each set has its own events
     MAX_RINGS = 8192                            # CPUs: as many as a kernel can be built for
     OUTPUT_BYTES = 1 << 18
     MOST_SAMPLE = (1 << 16) - 1                 # bytes: the header has 16 bits for it
@@ -116,6 +116,7 @@ cdef enum:
     KNOWN_PROCESSES = 1 << 12                   # direct-mapped cache: names that were written
     KNOWN_OPERATIONS = 64                       # direct-mapped cache: letters of operations
 
+MAX_SETS_OF_FILTERS = MAX_SETS
 cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
 cdef uint64_t NEVER = <uint64_t> -1
 cdef uint32_t ALL_BYTES = <uint32_t> -1         # of a completion: all that were issued
@@ -143,6 +144,10 @@ cdef struct Head:                               # the head of a hidden path of N
     uint32_t path                               # numbers of both
     uint32_t head
 
+cdef struct Numbers:                            # of a few devices
+    const uint32_t *numbers
+    size_t n
+
 cdef struct Ring:                               # of one CPU
     perf_event_mmap_page *page                  # NULL: the slot is free
     const uint8_t *data
@@ -151,9 +156,10 @@ cdef struct Ring:                               # of one CPU
     uint64_t cursor                             # the next sample; all before it have been read
     uint64_t next_ns                            # its time; NEVER: the ring is empty
     uint32_t cpu
-    int fds[MAX_FDS]                            # of the events; the first has the ring
-    int n_fds
+    # Of the events of each set; 0: not open. The first has the ring, so its set stays open.
+    int fds[MAX_SETS][MAX_EVENTS]
     uint64_t received                           # samples that have been read
+    uint64_t counted                            # events of sets that have been closed
 
 
 # --- samples ----------------------------------------------------------------------------------
@@ -244,9 +250,17 @@ cdef inline uint32_t known_operation(
     return p.category
 
 
+cdef inline bint is_among(const Numbers *few, uint32_t number) noexcept nogil:
+    cdef size_t i
+    for i in range(few.n):
+        if few.numbers[i] == number:
+            return True
+    return False
+
+
 cdef size_t write_record(
-    const Event *e, Operation *known, const uint8_t *raw, uint32_t device, uint64_t time_ns,
-    uint32_t cpu, uint8_t *out,
+    const Event *e, Operation *known, const Numbers *zoned, const uint8_t *raw, uint32_t device,
+    uint64_t time_ns, uint32_t cpu, uint8_t *out,
 ) noexcept nogil:
     """Write a sample as a trace record; returns its length.
 
@@ -260,8 +274,9 @@ cdef size_t write_record(
     cdef uint32_t sectors = load_u32(raw + e.nr_sector)
     cdef uint32_t n_bytes = load_u32(raw + e.bytes) if e.bytes >= 0 else sectors << 9
     cdef uint64_t sector = load64(raw + e.sector)
-    if category & CAT_PC and sectors != 0 and sector != NEVER:
-        # Write zeroes before Linux 7.3. Only a passthrough request has no sector or no length.
+    if category & CAT_PC and sectors != 0 and sector != NEVER and not is_among(zoned, device):
+        # Write zeroes before Linux 7.3. Only a passthrough request has no sector or no length. On
+        # a zoned device it may be a zone append: what it is is not known.
         category ^= CAT_READ | CAT_PC | CAT_WRITE | CAT_WRITE_ZEROES
     if sector == NEVER:
         sector = 0
@@ -418,13 +433,22 @@ cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
 
 cdef uint64_t counted_events(const Ring *ring) noexcept:
     """How many events of a ring there were, by the kernel's own count."""
+    cdef uint64_t total = ring.counted
+    cdef int i
+    for i in range(MAX_SETS):
+        total += counted_events_of_set(ring, i)
+    return total
+
+
+cdef uint64_t counted_events_of_set(const Ring *ring, int number) noexcept:
     cdef uint64_t total = 0
     cdef uint64_t count
     cdef int i
-    for i in range(ring.n_fds):
-        count = 0
-        read_fd(ring.fds[i], &count, sizeof(count))
-        total += count
+    for i in range(MAX_EVENTS):
+        if ring.fds[number][i] != 0:
+            count = 0
+            read_fd(ring.fds[number][i], &count, sizeof(count))
+            total += count
     return total
 
 
@@ -462,6 +486,9 @@ cdef class PerfRings:
     cdef bytes heads_memory
     cdef const Head *heads                      # n_heads, by the number of the path
     cdef size_t n_heads
+    cdef dict numbers_memory                    # owns the memory of these two
+    cdef Numbers ignored                        # their samples are dropped
+    cdef Numbers zoned
     cdef uint8_t *scratch
     cdef bytearray output
     cdef uint8_t *out                           # in it
@@ -482,6 +509,7 @@ cdef class PerfRings:
         for event in events:
             self._add_event(**event)
         self.memory = []
+        self.numbers_memory = {}
         self.rings = <Ring *> self._room(max_rings * sizeof(Ring))
         self.heap = <Ring **> self._room(max_rings * sizeof(void *))
         self.names = <Name *> self._room(KNOWN_PROCESSES * sizeof(Name))
@@ -518,17 +546,17 @@ cdef class PerfRings:
 
     # -- CPUs that come and go
 
-    def open(self, uint32_t cpu, filter_sets):
+    def open(self, uint32_t cpu, sets):
         cdef Ring *ring = self._free_ring()
         memset(ring, 0, sizeof(Ring))
         ring.cpu = cpu
         try:
-            for filters in filter_sets:
-                self._open(ring, filters)
+            for number, filters in sorted(sets.items()):
+                self._open(ring, number, filters)
         except BaseException:
             self._close(ring)
             raise
-        return ring.fds[0]
+        return ring.fds[0][0]
 
     cdef Ring *_free_ring(self) except NULL:
         cdef int i
@@ -537,30 +565,26 @@ cdef class PerfRings:
                 return &self.rings[i]
         raise ValueError(f"all of {self.n_rings} rings are open")
 
-    cdef _open(self, Ring *ring, filters):
-        """Open all events with a filter each; the first one of a ring maps it."""
+    cdef _open(self, Ring *ring, int number, filters):
+        """Open all events of a set, with a filter each; the first one of a ring maps it."""
         cdef int i, fd
         cdef bytes text
-        if ring.n_fds + self.n_events > MAX_FDS:
-            raise OSError(EMFILE, "too many sets of filters")
         for i in range(self.n_events):
             fd = open_event(self.events[i].id, ring.cpu, self.ring_bytes // 4)
             if fd < 0:
                 raise_errno("perf_event_open")
-            ring.fds[ring.n_fds] = fd
-            ring.n_fds += 1
+            ring.fds[number][i] = fd
             text = filters[i]
             if text and ioctl(fd, PERF_EVENT_IOC_SET_FILTER, <const char *> text) != 0:
                 raise_errno("PERF_EVENT_IOC_SET_FILTER")
             if ring.page == NULL:
-                self._map(ring)
-            elif ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring.fds[0]) != 0:
+                self._map(ring, fd)
+            elif ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, ring.fds[0][0]) != 0:
                 raise_errno("PERF_EVENT_IOC_SET_OUTPUT")
 
-    cdef _map(self, Ring *ring):
+    cdef _map(self, Ring *ring, int fd):
         cdef void *page = mmap(
-            NULL, self.page_bytes + self.ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-            ring.fds[0], 0,
+            NULL, self.page_bytes + self.ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0
         )
         if page == <void *> -1:
             raise_errno("mmap")
@@ -582,19 +606,46 @@ cdef class PerfRings:
             self.lost_before += counted_events(ring) - ring.received
             munmap(ring.page, self.page_bytes + self.ring_bytes)
             ring.page = NULL
-        for i in range(ring.n_fds):
-            close_fd(ring.fds[i])
-        ring.n_fds = 0
+        for i in range(MAX_SETS):
+            self._close_set(ring, i)
+
+    cdef void _close_set(self, Ring *ring, int number) noexcept:
+        cdef int i
+        ring.counted += counted_events_of_set(ring, number)
+        for i in range(MAX_EVENTS):
+            if ring.fds[number][i] != 0:
+                close_fd(ring.fds[number][i])
+                ring.fds[number][i] = 0
 
     # -- filters
 
-    def add(self, filter_sets):
+    def add(self, int number, filters):
+        cdef int i
+        try:
+            for i in range(self.n_rings):
+                if self.rings[i].page != NULL:
+                    self._open(&self.rings[i], number, filters)
+        except BaseException:
+            self.remove(number)
+            raise
+        self.enable()
+
+    def remove(self, int number):
         cdef int i
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
-                for filters in filter_sets:
-                    self._open(&self.rings[i], filters)
-        self.enable()
+                self._close_set(&self.rings[i], number)
+
+    def ignore(self, numbers):
+        self.ignored = self._numbers("ignored", numbers)
+
+    def set_zoned(self, numbers):
+        self.zoned = self._numbers("zoned", numbers)
+
+    cdef Numbers _numbers(self, str name, numbers):
+        cdef bytes memory = np.array(sorted(numbers), dtype=np.uint32).tobytes()
+        self.numbers_memory[name] = memory
+        return Numbers(<const uint32_t *> <const char *> memory, len(numbers))
 
     def set_heads(self, heads):
         last = 0xffffffff, 0xffffffff           # which head_of() may read
@@ -604,15 +655,14 @@ cdef class PerfRings:
         self.n_heads = len(heads)
 
     def enable(self, bint enabled=True):
-        cdef int i, j
+        cdef int i, j, k
+        cdef unsigned long request = PERF_EVENT_IOC_ENABLE if enabled else PERF_EVENT_IOC_DISABLE
         for i in range(self.n_rings):
             if self.rings[i].page != NULL:
-                for j in range(self.rings[i].n_fds):
-                    ioctl(
-                        self.rings[i].fds[j],
-                        PERF_EVENT_IOC_ENABLE if enabled else PERF_EVENT_IOC_DISABLE,
-                        0,
-                    )
+                for j in range(MAX_SETS):
+                    for k in range(MAX_EVENTS):
+                        if self.rings[i].fds[j][k] != 0:
+                            ioctl(self.rings[i].fds[j][k], request, 0)
 
     # -- records out
 
@@ -685,16 +735,20 @@ cdef class PerfRings:
         if unlikely(i < 0):
             return 0
         ring.received += 1
+        device = load_u32(raw + e.dev)
+        if unlikely(self.n_heads != 0) and e.is_bio and e.category & CAT_COMPLETE:
+            device = head_of(self.heads, self.n_heads, device)
+        if unlikely(is_among(&self.ignored, device)):
+            return 0
         if e.comm >= 0:
             pid = load_u32(raw + PID_AT)
             comm = raw + e.comm
             name = &self.names[pid % KNOWN_PROCESSES]
             if unlikely(not is_known(name, pid, comm)):
                 n = write_name(name, pid, comm, ring.next_ns, ring.cpu, out)
-        device = load_u32(raw + e.dev)
-        if unlikely(self.n_heads != 0) and e.is_bio and e.category & CAT_COMPLETE:
-            device = head_of(self.heads, self.n_heads, device)
-        return n + write_record(e, self.operations, raw, device, ring.next_ns, ring.cpu, out + n)
+        return n + write_record(
+            e, self.operations, &self.zoned, raw, device, ring.next_ns, ring.cpu, out + n
+        )
 
     @property
     def lost_events(self):
@@ -715,15 +769,16 @@ cdef class PerfRings:
         return self.lost
 
 
-def _records_of(dict event, samples, uint64_t time_ns, uint32_t cpu):
+def _records_of(dict event, samples, uint64_t time_ns, uint32_t cpu, zoned=()):
     """For tests: the trace records of samples, given the tracepoint's own bytes of each."""
     cdef PerfRings rings = PerfRings([event], os.sysconf("SC_PAGESIZE"), 1)
+    rings.set_zoned(zoned)
     cdef bytes raw
     cdef size_t n
     found = []
     for raw in samples:
         n = write_record(
-            &rings.events[0], rings.operations, <const uint8_t *> <const char *> raw,
+            &rings.events[0], rings.operations, &rings.zoned, <const uint8_t *> <const char *> raw,
             load_u32(<const uint8_t *> <const char *> raw + rings.events[0].dev), time_ns, cpu,
             rings.out,
         )
