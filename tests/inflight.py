@@ -59,7 +59,7 @@ class InFlight(Reference):
         self._alone: set[int] = set()  # completions without issue in this interval, by id(pending)
         self._presumed: dict[int, Span] = {}  # completed, as events were lost; by id(pending)
         self._slowest: dict[int, int] = {}  # d2c of this interval's requests, by device
-        self._lost = self._lost_at_ns = self._n_presumed = 0
+        self._lost = self._lost_at_ns = self._given_up_before = 0
 
     def process(self, record: Trace) -> None:
         super().process(record)
@@ -79,7 +79,6 @@ class InFlight(Reference):
 
     def on_found(self, pending: Pending, time_ns: int) -> None:
         if (span := self._presumed.pop(id(pending), None)) is not None:
-            self._n_presumed -= 1
             again = Span(span.device, span.op, span.issue_ns, begin_ns=time_ns)
             self._spans[id(pending)] = again
             self._most |= self._level()
@@ -103,9 +102,11 @@ class InFlight(Reference):
             and span.device in self._slowest
             and end_ns - pending.time > max(10**9, self._slowest[span.device])
         ]
-        if len(overdue) + self._n_presumed <= lost:
+        if lost == 0:
+            self._given_up_before = self.given_up
+        explained = self.given_up - self._given_up_before + len(self._presumed)
+        if len(overdue) + explained <= lost:
             for pending in overdue:
-                self._n_presumed += 1
                 span = self._spans[id(pending)]
                 self.on_flight_end(pending, end_ns)
                 self._presumed[id(pending)] = span

@@ -219,6 +219,14 @@ def test_requests_stay_in_flight_if_more_are_overdue_than_events_were_lost(lost:
     assert [load[0] for load in loads_by_second(engine, 3, lost)] == [3, 3, 3]
 
 
+def test_lost_event_explains_one_overdue_request_only() -> None:
+    engine = fed([issue(S - 5, 1, 4096), issue(S - 4, 9, 4096)])
+    assert [load[0] for load in loads_by_second(engine, 1, lost=1)] == [2]
+    # The first one lost its completion: its sectors are used again. The second one hangs.
+    engine.feed(encode([issue(2 * S + 1, 1, 4096), complete(2 * S + 7, 1, 4096)]))
+    assert [load[0] for load in loads_by_second(engine, 3, lost=1, start_s=2)] == [1, 1, 1]
+
+
 def test_requests_stay_in_flight_on_a_device_that_completes_nothing() -> None:
     engine = fed([issue(5, 1, 4096, device=SDB)])
     engine.set_lost_outside(9)

@@ -85,7 +85,6 @@ cdef inline void resume_flight(State *s, Pending *p, uint64_t now_ns) noexcept n
     if likely(p == NULL or not p.state & IS_PRESUMED):
         return
     p.state &= ~<uint32_t> IS_PRESUMED
-    s.n_presumed -= 1
     s.issues_given_up -= 1
     op = op_of(cell_in(p.state))
     begin_flight(s, device_of(p.key), op, now_ns)
@@ -117,7 +116,6 @@ cdef void presume_completed(State *s, uint64_t end_ns) noexcept nogil:
         if may_be_presumed(s, p, end_ns):
             give_up(s, p, end_ns)
             p.state |= IS_PRESUMED
-            s.n_presumed += 1
 
 
 cdef uint64_t integrate_pending(
@@ -177,10 +175,13 @@ cdef void integrate_in_flight(State *s, uint64_t end_ns) noexcept nogil:
         s.integrals[a.device].slowest_ns = max(s.integrals[a.device].slowest_ns, a.d2c_ns.max)
     if lost > s.lost_before:
         s.lost_at_ns = end_ns
+    if lost == 0:
+        s.given_up_before = s.issues_given_up
     s.lost_before = lost
     overdue = integrate_pending(s, end_ns, &presumable)
-    # If there are more than lost events, some request hangs, and it is not known which.
-    if presumable != 0 and presumable + s.n_presumed <= lost:
+    # If there are more than lost events, some request hangs, and it is not known which. Issues that
+    # were given up, or presumed completed, since the first loss also lost their completions.
+    if presumable != 0 and presumable + s.issues_given_up - s.given_up_before <= lost:
         presume_completed(s, end_ns)
         overdue = integrate_pending(s, end_ns, &presumable)
     s.issues_without_completion = max(s.issues_without_completion, s.issues_given_up + overdue)

@@ -415,7 +415,7 @@ cdef struct State:
     uint64_t lost_outside                       # those that the stream does not contain
     uint64_t lost_before                        # of all kinds, at the latest snapshot with a loss
     uint64_t lost_at_ns                         # when that was
-    uint64_t n_presumed                         # pending records with IS_PRESUMED, so far
+    uint64_t given_up_before                    # issues_given_up at the snapshot before any loss
     uint64_t skipped_bytes
     uint64_t padding_bytes                      # zeros between records
     # pending requests and requests in flight: written by pair()
