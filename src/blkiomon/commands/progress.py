@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from blkiomon.console import write
 
@@ -20,29 +19,19 @@ class Progress:
 
     Args:
         total_bytes: of all the work; None if unknown.
-        fd: descriptor of the terminal.
-        is_shown: whether to show it at all; by default, whether fd is a terminal.
-        monotonic: seconds on a clock that never runs backwards.
+        is_shown: whether to show it at all; by default, whether standard error is a terminal.
     """
 
-    def __init__(
-        self,
-        total_bytes: int | None,
-        fd: int = 2,
-        is_shown: bool | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, total_bytes: int | None, is_shown: bool | None = None) -> None:
         self._total_bytes = total_bytes
-        self._fd = fd
-        self._is_shown = os.isatty(fd) if is_shown is None else is_shown
-        self._monotonic = monotonic
-        self._start = monotonic()
+        self._is_shown = os.isatty(2) if is_shown is None else is_shown
+        self._start = time.monotonic()
         self._next = self._start + FIRST_S
         self._has_shown = False
 
     def show(self, done_bytes: int) -> None:
         """Draw the bar for so many bytes done, a few times a second at most."""
-        now = self._monotonic()
+        now = time.monotonic()
         if not self._is_shown or now < self._next:
             return
         self._next = now + EVERY_S
@@ -62,7 +51,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         try:
-            write(self._fd, text)
+            write(2, text)
         except OSError:  # the terminal has gone
             self._is_shown = False
 
