@@ -25,9 +25,9 @@ import blkiomon
 from blkiomon._core import Engine
 from blkiomon.commands import decode as stats_decoder
 from blkiomon.commands.report.cells import cells_of
-from blkiomon.commands.report.collect import ReportError, collect
+from blkiomon.commands.report.collect import collect
 from blkiomon.engine import layout
-from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
+from blkiomon.errors import IntervalError, ReportError, SourceError, StatsError, TraceError
 from blkiomon.formats import stats_file, stats_reader
 from blkiomon.formats.binary_codec import CRC_BYTES, MAGIC, VERSION
 from blkiomon.interval.value import Interval

@@ -27,7 +27,7 @@ from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report.access import Accesses
 from blkiomon.commands.report.cells import cells_of
 from blkiomon.commands.report.collect import RESOLUTION, Resolution, collect
-from blkiomon.commands.report.collected import JSON, Collected, ReportError
+from blkiomon.commands.report.collected import JSON, Collected
 from blkiomon.commands.report.curves import (
     a_second,
     by_operation,
@@ -41,6 +41,7 @@ from blkiomon.commands.report.figures import charts, chosen
 from blkiomon.commands.report.slices import MOST_SLICES
 from blkiomon.commands.report.written import write_output
 from blkiomon.engine import layout
+from blkiomon.errors import ReportError
 from blkiomon.formats.units import time_text
 
 DATA = Path(__file__).parent / "data"

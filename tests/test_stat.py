@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -195,9 +194,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def config_of(*words: str) -> Config:
-    given = parsing.read(stat.COMMAND, words)
-    assert isinstance(given, Namespace)
-    return stat._config(given)
+    return stat._config(parsing.read(stat.COMMAND.options, words))
 
 
 def test_numbers_are_interval_and_count_wherever_they_stand(here: Path) -> None:

@@ -713,9 +713,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config_of(*arguments: str) -> Config:
-    given = parsing.read(top.COMMAND, arguments)
-    assert not isinstance(given, int)
-    return top._config(given)
+    return top._config(parsing.read(top.COMMAND.options, arguments))
 
 
 def test_names_are_taken_as_devices_or_traces(host: None, monkeypatch: pytest.MonkeyPatch) -> None:

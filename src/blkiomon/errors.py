@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from blkiomon.console import EXIT_INPUT
+
 
 class TraceError(ValueError):
     """The bytes are not a trace.
@@ -60,6 +62,18 @@ class IntervalError(ValueError):
 
 class MissingLibrary(Exception):
     """An optional library is not installed; the text says how to install it."""
+
+
+class ReportError(Exception):
+    """A report cannot be made; the text says why.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class OutputError(Exception):

@@ -9,7 +9,8 @@ from functools import partial, wraps
 from typing import Any, NoReturn
 
 from blkiomon.commands.options import Command, Option, UsageError, meant_by
-from blkiomon.console import printed
+from blkiomon.console import EXIT_INPUT, complain, printed
+from blkiomon.errors import ReportError, SourceError, TraceError, complaint
 from blkiomon.outputs.catalog import OUTPUTS
 
 _OUTPUTS = [f"--{row.name}" for row in OUTPUTS if row.place == "file"]
@@ -46,41 +47,30 @@ def parsed(command: Command) -> Callable[[Body], Main]:
     """Turns the body of a command, which takes its options, into ``main``, which takes arguments.
 
     ``main`` prints help; if the arguments, or the body, raise UsageError, it complains and prints
-    the usage. See ``read`` for the options.
+    the usage. It complains about an input that the body cannot read, or a report that it cannot
+    make. The options have their long name with ``_`` for ``-``, all other arguments are
+    ``operands``.
     """
 
     def decorated(body: Body) -> Main:
         @wraps(body)
         def main(arguments: Sequence[str]) -> int:
-            given = read(command, arguments)
-            if isinstance(given, int):
-                return given
             try:
-                return body(given)
+                given = read(command.options, arguments)
+                return printed([command.help()]) if given.help else body(given)
             except UsageError as error:
                 return command.misused(error)
+            except (ReportError, SourceError, TraceError) as error:
+                complain(complaint(error))
+                return getattr(error, "status", EXIT_INPUT)
 
         return main
 
     return decorated
 
 
-def read(command: Command, arguments: Sequence[str]) -> argparse.Namespace | int:
-    """Parse the arguments of a command.
-
-    Returns:
-        Options by their long name with ``_`` for ``-``, and all other arguments as ``operands``; or
-        the exit status, if help or a complaint has been printed.
-    """
-    try:
-        given = _parse(command.options, arguments)
-    except UsageError as error:
-        return command.misused(error)
-    return printed([command.help()]) if given.help else given
-
-
-def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namespace:
-    """The options by their long name, and all other arguments, in their order, as ``operands``.
+def read(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, and all other arguments in their order, ``after_dashes`` those after ``--``.
 
     Options and other arguments may be mixed; after ``--`` there are no more options.
 
@@ -117,5 +107,6 @@ def _parse(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Name
             meant = meant_by(name.lstrip("-"), [o.long for o in options])
             hint = f"; did you mean --{meant}?" if meant else ""
             raise UsageError(f"option {name} not recognized{hint}")
-    given.operands = [*names, *left]
+    given.after_dashes = [*left]
+    given.operands = [*names, *given.after_dashes]
     return given

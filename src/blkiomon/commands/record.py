@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blkiomon.commands.options import (
@@ -26,7 +25,7 @@ from blkiomon.commands.options import (
     path,
     seconds,
 )
-from blkiomon.commands.parsing import read
+from blkiomon.commands.parsing import parsed
 from blkiomon.commands.signals import StopSignals, signals_to_hear
 from blkiomon.commands.topology import save
 from blkiomon.console import (
@@ -38,7 +37,7 @@ from blkiomon.console import (
     complain,
     how_many,
 )
-from blkiomon.errors import MissingLibrary, SourceError
+from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.trace_sets import TOPOLOGY
 
@@ -120,15 +119,10 @@ COMMAND = Command(
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``blkiomon record`` with the arguments after these words; returns the exit status."""
-    given = read(COMMAND, argv)
-    if isinstance(given, int):
-        return given
-    try:
-        _check(given, argv)
-    except UsageError as error:
-        return COMMAND.misused(error)
+@parsed(COMMAND)
+def main(given: Namespace) -> int:
+    """Run ``blkiomon record`` with these options; returns the exit status."""
+    _check(given)
     command = given.operands
     if command and shutil.which(command[0]) is None:
         return _not_found(command[0])
@@ -141,15 +135,11 @@ def main(argv: Sequence[str]) -> int:
     # Before the capture begins: its rings would fill meanwhile.
     topology = _read_topology() if given.output != "-" else None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)  # a capture raises it
-    try:
-        with (
-            Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
-            StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
-        ):
-            return _record(given, command, limits, capture, stop, topology)
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    with (
+        Capture(given.trace or (ALL,), complain, queue=given.queue) as capture,
+        StopSignals(lambda: None, signals_to_hear(), reopens=False) as stop,
+    ):
+        return _record(given, command, limits, capture, stop, topology)
 
 
 def _not_found(program: str) -> int:
@@ -174,13 +164,12 @@ def _read_topology() -> Topology | None:
         return None
 
 
-def _check(given: Namespace, argv: Sequence[str]) -> None:
+def _check(given: Namespace) -> None:
     """Raises UsageError if the arguments make no sense."""
     output = given.output
     if output is None:
         raise UsageError("the trace has no name: -o NAME, or -o - for standard output")
-    behind = list(argv[list(argv).index("--") + 1 :]) if "--" in argv else []
-    if given.operands and given.operands != behind:
+    if given.operands != given.after_dashes:
         raise UsageError(
             f"unexpected argument {given.operands[0]!r}: write a command after --, a device after "
             "--trace"

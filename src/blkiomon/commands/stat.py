@@ -26,8 +26,7 @@ from blkiomon.commands.options import (
 )
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, INDENT, TOPOLOGY, shortened
-from blkiomon.console import EXIT_INPUT, complain, printable
-from blkiomon.errors import SourceError
+from blkiomon.console import printable
 from blkiomon.outputs.catalog import OutputSettings
 
 if TYPE_CHECKING:
@@ -93,11 +92,7 @@ _NUMBER = re.compile(r"[0-9.]+(us|ms|s|m|h)?")
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon stat`` with these options; returns the exit status."""
-    try:
-        config = _config(given)
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    config = _config(given)
 
     from blkiomon.commands.run import run
 

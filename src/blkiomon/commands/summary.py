@@ -38,7 +38,6 @@ from blkiomon.commands.views import (
     view_rows,
 )
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain, how_many, printable, printed
-from blkiomon.errors import SourceError, TraceError, complaint
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -102,21 +101,11 @@ def main(given: Namespace) -> int:
     if "-" in given.operands and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
     from blkiomon.commands.report.collect import collect
-    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.table import for_locale
 
-    try:
-        topology = find_topology(given.by, given.topology, given.operands)
-        with _first_interrupt_ignored():
-            found = collect(
-                given.operands,
-                **selected._asdict(),
-                patterns=False,
-                **limits(given),
-            )
-    except (ReportError, SourceError, TraceError) as error:
-        complain(complaint(error))
-        return EXIT_INPUT
+    topology = find_topology(given.by, given.topology, given.operands)
+    with _first_interrupt_ignored():
+        found = collect(given.operands, **selected._asdict(), patterns=False, **limits(given))
     for note in found.notes:
         complain(note)
     columns = shutil.get_terminal_size().columns

@@ -17,7 +17,7 @@ from blkiomon.commands.options import (
     path,
 )
 from blkiomon.commands.parsing import parsed
-from blkiomon.console import EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, complain, printed
+from blkiomon.console import EXIT_OK, EXIT_OUTPUT, complain, printed
 from blkiomon.errors import SourceError
 from blkiomon.formats.topology import decode, encode
 from blkiomon.formats.units import NONE, bytes_text
@@ -70,15 +70,10 @@ COMMAND = Command(
 def main(given: Namespace) -> int:
     """Run ``blkiomon topology`` with these options; returns the exit status."""
     _check(given)
-    try:
-        topology = (
-            load(topology_beside(given.operands[0]))
-            if given.operands
-            else _read(given.sysfs or "/")
-        )
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    if given.operands:
+        topology = load(topology_beside(given.operands[0]))
+    else:
+        topology = _read(given.sysfs or "/")
     if given.output is not None:
         policy = Policy(follow=given.follow_symlinks, overwrite=given.overwrite)
         return EXIT_OK if save(topology, given.output, policy) else EXIT_OUTPUT

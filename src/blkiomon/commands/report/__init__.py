@@ -29,7 +29,6 @@ from blkiomon.commands.options import (
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, DEVICE, TOPOLOGY, find_topology, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
-from blkiomon.errors import SourceError, TraceError, complaint
 
 OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
 TITLE = Option("--title=TEXT", "heading of the page")
@@ -105,36 +104,32 @@ def main(given: Namespace) -> int:
 
     from blkiomon.commands.report import figures
     from blkiomon.commands.report.collect import collect
-    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.report.page.report import report
     from blkiomon.commands.report.written import check_output, write_output
     from blkiomon.interval.incomplete import in_words
 
-    try:
-        if suffix in PICTURES:
-            figures.check()
-        policy = check_output(
-            Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
+    if suffix in PICTURES:
+        figures.check()
+    policy = check_output(
+        Path(output), names, follow=given.follow_symlinks, overwrite=given.overwrite
+    )
+    topology = find_topology(given.by, given.topology, names)
+    view = view_of(topology, given.by)
+    found = collect(names, **selected._asdict(), view=view, **limits(given))
+    found = found.of_host(topology)
+    title = given.title or f"Block I/O of {', '.join(Path(n).name for n in found.names[:3])}"
+    if suffix in PICTURES:
+        title += f" ({found.scope})" if found.scope else ""
+        why = found.whole.incomplete
+        about = [f"Incomplete: {in_words(why)}"] if why else []
+        charts = figures.chosen(figures.charts(found), given.chart)
+        kind = PICTURES[suffix]
+        write_output(
+            Path(output), lambda file: figures.save(charts, title, file, kind, about), policy
         )
-        topology = find_topology(given.by, given.topology, names)
-        view = view_of(topology, given.by)
-        found = collect(names, **selected._asdict(), view=view, **limits(given))
-        found = found.of_host(topology)
-        title = given.title or f"Block I/O of {', '.join(Path(n).name for n in found.names[:3])}"
-        if suffix in PICTURES:
-            title += f" ({found.scope})" if found.scope else ""
-            why = found.whole.incomplete
-            about = [f"Incomplete: {in_words(why)}"] if why else []
-            charts = figures.chosen(figures.charts(found), given.chart)
-            kind = PICTURES[suffix]
-            write_output(
-                Path(output), lambda file: figures.save(charts, title, file, kind, about), policy
-            )
-        else:
-            page = report(found, title)
-            write_output(Path(output), lambda file: file.write(page.encode()), policy)
-    except (ReportError, SourceError, TraceError) as error:
-        return complain_about(error)
+    else:
+        page = report(found, title)
+        write_output(Path(output), lambda file: file.write(page.encode()), policy)
     note_written(output, always=not given.output)
     if found.is_broken:
         complain(found.notes[-1])
@@ -160,9 +155,3 @@ def note_written(name: str, *, always: bool = False) -> None:
 
     if always or os.isatty(2):
         complain(f"wrote {name}, {bytes_text(Path(name).stat().st_size)}")
-
-
-def complain_about(error: Exception) -> int:
-    """Print one line about a wrong input or output; returns the exit status."""
-    complain(complaint(error))
-    return getattr(error, "status", EXIT_INPUT)

@@ -27,9 +27,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from blkiomon.commands.report.bootstrap import DRAWS, Draws, spread, widening
-from blkiomon.commands.report.collected import Collected, ReportError, listed
+from blkiomon.commands.report.collected import Collected, listed
 from blkiomon.commands.report.sides import DeviceUnits, Side
 from blkiomon.engine.constants import OPS
+from blkiomon.errors import ReportError
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
 from blkiomon.interval.departures import share_limits
 from blkiomon.interval.groups import NS_PER_S

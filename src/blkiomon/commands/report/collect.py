@@ -17,14 +17,14 @@ from blkiomon.commands.options import Period, Selection
 from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
-from blkiomon.commands.report.collected import JSON, STATS, TRACE, Collected, ReportError, listed
+from blkiomon.commands.report.collected import JSON, STATS, TRACE, Collected, listed
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
 from blkiomon.commands.report.spans import GAP_NS, Gap, gaps_between, length_ns, spans
 from blkiomon.commands.views import left_out_text
 from blkiomon.console import how_many
 from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Table
-from blkiomon.errors import SourceError, TraceError
+from blkiomon.errors import ReportError, SourceError, TraceError
 from blkiomon.formats.stats_reader import begins_like_stats
 from blkiomon.formats.units import device_text, time_text, utc
 from blkiomon.interval.groups import NS_PER_S

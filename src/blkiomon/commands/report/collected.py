@@ -12,7 +12,7 @@ from blkiomon.commands.options import Selection
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Patterns
 from blkiomon.commands.report.spans import Gap
-from blkiomon.console import EXIT_INPUT, printable
+from blkiomon.console import printable
 from blkiomon.formats.units import device_text
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import View
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from blkiomon.commands.report.cells import Cells
 
 TRACE, JSON, STATS = "trace", "JSON Lines", "statistics of -b"
-
-
-class ReportError(Exception):
-    """A report cannot be made; the text says why.
-
-    Attributes:
-        status: the exit status.
-    """
-
-    def __init__(self, text: str, status: int = EXIT_INPUT) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)

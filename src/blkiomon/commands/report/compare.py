@@ -30,12 +30,10 @@ from blkiomon.commands.report import (
     PICTURES,
     SUFFIXES,
     TITLE,
-    complain_about,
     note_written,
 )
 from blkiomon.commands.views import BY, TOPOLOGY, find_topology
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
-from blkiomon.errors import SourceError, TraceError
 from blkiomon.sources.trace_sets import input_files
 
 if TYPE_CHECKING:
@@ -123,33 +121,26 @@ def main(given: Namespace) -> int:
         raise UsageError(CHART_OF_PAGE)
 
     from blkiomon.commands.report import comparison, rules
-    from blkiomon.commands.report.collected import ReportError
     from blkiomon.commands.table import for_locale
 
-    try:
-        wanted = [rules.parse(rule) for rule in given.fail_if]
-    except rules.RuleError as error:
-        raise UsageError(str(error)) from None
-    try:
-        policy = None if given.output is None else _check_output(given, sides)
-        for letter, side in zip("AB", sides):
-            _refuse_repeated(letter, side)
-        selected = Selection.of(given)
-        found = comparison.compare_runs(
-            sides,
-            [rule.metric for rule in wanted if rule.metric != "errors"],
-            by=given.by,
-            ops=selected.ops,
-            topology_of=lambda name: find_topology(given.by, given.topology, [name]),
-            devices=selected.devices,
-            period=selected.period,
-            **limits(given),
-            n_runs=sum(map(len, sides)),
-        )
-        if policy is not None:
-            _write(given, found, policy)
-    except (ReportError, SourceError, TraceError) as error:
-        return complain_about(error)
+    wanted = [rules.parse(rule) for rule in given.fail_if]
+    policy = None if given.output is None else _check_output(given, sides)
+    for letter, side in zip("AB", sides):
+        _refuse_repeated(letter, side)
+    selected = Selection.of(given)
+    found = comparison.compare_runs(
+        sides,
+        [rule.metric for rule in wanted if rule.metric != "errors"],
+        by=given.by,
+        ops=selected.ops,
+        topology_of=lambda name: find_topology(given.by, given.topology, [name]),
+        devices=selected.devices,
+        period=selected.period,
+        **limits(given),
+        n_runs=sum(map(len, sides)),
+    )
+    if policy is not None:
+        _write(given, found, policy)
     text = json.dumps(found.to_dict(), allow_nan=False) + "\n" if given.json else None
     status = printed([text or for_locale(comparison.text(found, has_all=given.all))])
     if given.output is not None:

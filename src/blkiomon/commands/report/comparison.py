@@ -24,9 +24,10 @@ from blkiomon.commands.report.changes import (
     value_text,
 )
 from blkiomon.commands.report.collect import collect
-from blkiomon.commands.report.collected import STATS, Collected, ReportError
+from blkiomon.commands.report.collected import STATS, Collected
 from blkiomon.commands.views import view_of
 from blkiomon.console import how_many, printable
+from blkiomon.errors import ReportError
 from blkiomon.formats.json_codec import incomplete_list
 from blkiomon.formats.units import NONE, op_text
 from blkiomon.interval.incomplete import Incomplete, in_words

@@ -19,7 +19,7 @@ import numpy as np
 from blkiomon.commands.report import CHARTS
 from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Cells, Floats, timeline
-from blkiomon.commands.report.collected import Collected, ReportError
+from blkiomon.commands.report.collected import Collected
 from blkiomon.commands.report.curves import (
     LEAST_REQUESTS,
     TAIL,
@@ -38,6 +38,7 @@ from blkiomon.commands.report.curves import (
 from blkiomon.commands.report.selection import OTHERS
 from blkiomon.console import EXIT_OUTPUT, EXIT_USAGE
 from blkiomon.engine.constants import EVERYTHING, OPS
+from blkiomon.errors import ReportError
 from blkiomon.formats.units import op_text
 from blkiomon.interval.groups import NS_PER_S
 

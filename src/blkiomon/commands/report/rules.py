@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from blkiomon.commands.options import UsageError
 from blkiomon.commands.report.changes import NO_DIFFERENCE, DeviceChanges, value_text
 from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import device_text
@@ -31,10 +32,6 @@ _TIMES = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
 _RATES = {"B/s": 1.0, "kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9}
 _RATES |= {"KiB/s": 2.0**10, "MiB/s": 2.0**20, "GiB/s": 2.0**30}
 _COUNTS = {"": 1.0, "/s": 1.0}
-
-
-class RuleError(ValueError):
-    """A rule is malformed; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +57,21 @@ class Rule:
 
 
 def parse(text: str) -> Rule:
-    """Parse a rule. Raises RuleError."""
+    """Parse a rule. Raises UsageError: it is malformed."""
     found = _RULE.fullmatch(text.strip())
     if found is None:
-        raise RuleError(f"--fail-if takes a rule such as 'read.p99 > +10%', not {text!r}")
+        raise UsageError(f"--fail-if takes a rule such as 'read.p99 > +10%', not {text!r}")
     op, metric, unit = found["op"], found["metric"], found["unit"]
     if op != "all" and op not in OPS:
-        raise RuleError(f"--fail-if: {text!r}: unknown operation '{op}'; use all, {', '.join(OPS)}")
+        raise UsageError(
+            f"--fail-if: {text!r}: unknown operation '{op}'; use all, {', '.join(OPS)}"
+        )
     if metric[1:2].isdigit():
         if not 0 < float(metric[1:]) <= 100:
-            raise RuleError(f"--fail-if: {text!r}: a percentile is more than 0")
+            raise UsageError(f"--fail-if: {text!r}: a percentile is more than 0")
         metric = f"p{float(metric[1:]):g}"
     elif metric not in ("iops", "bandwidth", "mean", "max", "errors"):
-        raise RuleError(
+        raise UsageError(
             f"--fail-if: {text!r}: unknown figure '{metric}'; use iops, bandwidth, mean, max, "
             "errors, or a percentile such as p99"
         )
@@ -81,7 +80,7 @@ def parse(text: str) -> Rule:
     is_change = unit == "%" and metric != "errors"
     if not is_change and unit not in units:
         known = " or ".join(filter(None, [*([] if metric == "errors" else ["%"]), *units]))
-        raise RuleError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
+        raise UsageError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
     limit = value / 100 if is_change else value * units[unit]
     of = None if op == "all" else op
     return Rule(text, found["device"], of, metric, found["sign"], limit, is_change)

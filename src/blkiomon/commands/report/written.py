@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from blkiomon.commands.naming import refuse_devices
-from blkiomon.commands.report.collected import ReportError
 from blkiomon.console import EXIT_OUTPUT
+from blkiomon.errors import ReportError
 from blkiomon.outputs import opening
 from blkiomon.outputs.opening import Policy, write_whole
 from blkiomon.sources import input_files

@@ -26,8 +26,7 @@ from blkiomon.commands.options import (
 )
 from blkiomon.commands.parsing import parsed
 from blkiomon.commands.views import BY, TOPOLOGY
-from blkiomon.console import EXIT_INPUT, EXIT_USAGE, complain
-from blkiomon.errors import SourceError
+from blkiomon.console import EXIT_USAGE, complain
 from blkiomon.outputs.catalog import OutputSettings
 
 SLOW_PERCENT = 99.0
@@ -106,11 +105,7 @@ COMMAND = Command(
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon top`` with these options; returns the exit status."""
-    try:
-        config = _config(given)
-    except SourceError as error:
-        complain(str(error))
-        return EXIT_INPUT
+    config = _config(given)
     if not os.isatty(1):
         complain(
             "top needs a terminal: `blkiomon stat` prints lines, and `blkiomon stat --json` JSON"
