@@ -6,7 +6,6 @@ import json
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def main(given: Namespace) -> int:
         return EXIT_OUTPUT
     head = b""
     try:
-        with _opened(rest[0]) as file:
+        with open(0 if rest[0] == "-" else rest[0], "rb", closefd=rest[0] != "-") as file:
             head = file.peek()[:HEAD_BYTES]
             pieces = read_pieces(file)
             first = next(pieces)
@@ -108,13 +107,6 @@ def _why(name: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError | IsADirectoryError) and is_trace(name):
         return f"{name} is a block trace: use `blkiomon {name}`"
     return f"{name}: {error if isinstance(error, SourceError) else error.strerror}"
-
-
-def _opened(name: str) -> BufferedReader:
-    """A file, or standard input. Raises OSError."""
-    if name != "-":
-        return Path(name).open("rb")
-    return open(0, "rb", closefd=False)
 
 
 Records = Iterable[np.void]

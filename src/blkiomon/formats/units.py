@@ -5,21 +5,10 @@ from __future__ import annotations
 import errno
 import time
 
-from blkiomon.interval.devices import text_of as device_text
+from blkiomon.interval.devices import text_of
 from blkiomon.interval.groups import NS_PER_S
 
-__all__ = [
-    "NONE",
-    "bandwidth_text",
-    "bytes_text",
-    "device_text",
-    "error_text",
-    "op_text",
-    "rate_text",
-    "three_digits",
-    "time_text",
-    "utc",
-]
+device_text = text_of
 
 NONE = "–"
 """Shown for a figure that is unknown or does not exist."""

@@ -184,7 +184,10 @@ def main(given: Namespace) -> int:
     if scheduler is not None:
         logging.disable(logging.CRITICAL)  # Dask's: one line reports what went wrong
         if os.geteuid() == 0:
-            complain(_warning(scheduler, given.tls_ca_file))
+            who = f"who can reach the scheduler at {scheduler}"
+            if given.tls_ca_file is not None:
+                who = f"with a certificate signed by {given.tls_ca_file}"
+            complain(f"running as root: anyone {who} can run programs as root here")
     try:
         summary = run(
             names,
@@ -229,15 +232,6 @@ def _tls(given: Namespace) -> Tls | None:
         raise UsageError("TLS takes all three of --tls-ca-file, --tls-cert and --tls-key")
     ca_file, cert, key = files
     return (ca_file, cert, key) if there else None
-
-
-def _warning(scheduler: str, ca_file: str | None) -> str:
-    """The warning for root."""
-    if ca_file is None:
-        who = f"anyone who can reach the scheduler at {scheduler}"
-    else:
-        who = f"anyone with a certificate signed by {ca_file}"
-    return f"running as root: {who} can run programs as root here"
 
 
 def _needs(error: ImportError) -> str:

@@ -83,8 +83,10 @@ class Dataset:
         self._fd: int | None = None
         self._lines = 0
         self._recover()
-        if not self.files.sizes(MACROS):
-            self._write_macros()
+        if not files.sizes(MACROS):
+            with files.writing(MACROS) as file:
+                file.write(SQL.encode())
+            files.publish(MACROS)
         if len(manifests) > MOST_MANIFESTS:
             self._write({"done": list(self._done.values()), "add": self._parts.values()})
             for name in manifests:
@@ -138,11 +140,6 @@ class Dataset:
         for part in line.get("add", ()):
             for name in part.files:
                 self.files.publish(name)
-
-    def _write_macros(self) -> None:
-        with self.files.writing(MACROS) as file:
-            file.write(SQL.encode())
-        self.files.publish(MACROS)
 
     def _recover(self) -> None:
         """Complete the last change of a run that was killed, and remove what it left."""

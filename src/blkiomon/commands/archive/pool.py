@@ -46,7 +46,10 @@ class Pool(Executor):
                 future = executor.submit(function, *args, **kwargs)
         if future is None:
             with _starting():
-                executor = self._new()
+                executor = ProcessPoolExecutor(
+                    1, mp_context=_SPAWN, initializer=_begin, initargs=(self._wait_end,)
+                )
+                self._all.add(executor)
                 future = executor.submit(function, *args, **kwargs)
 
         def release(future: Future[Any]) -> None:
@@ -55,13 +58,6 @@ class Pool(Executor):
 
         future.add_done_callback(release)
         return future
-
-    def _new(self) -> ProcessPoolExecutor:
-        executor = ProcessPoolExecutor(
-            1, mp_context=_SPAWN, initializer=_begin, initargs=(self._wait_end,)
-        )
-        self._all.add(executor)
-        return executor
 
 
 @contextmanager

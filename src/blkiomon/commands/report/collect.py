@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.collected import JSON, STATS, TRACE, Collected, listed
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
-from blkiomon.commands.report.spans import GAP_NS, Gap, gaps_between, length_ns, spans
+from blkiomon.commands.report.spans import GAP_NS, Gap, gaps_between, head_of, length_ns, spans
 from blkiomon.commands.views import left_out_text
 from blkiomon.console import how_many
 from blkiomon.engine.constants import OPS
@@ -237,13 +238,8 @@ def _kind(name: str) -> str:
         is_file = False
     if not is_file:
         return TRACE
-    head = bytearray(HEAD_BYTES)
     try:
-        reader = Reader(path)
-        try:
-            head = head[: reader.readinto(memoryview(head))]
-        finally:
-            reader.close()
+        head = head_of(path, HEAD_BYTES)
     except SourceError:
         raise
     except OSError as error:
@@ -407,13 +403,11 @@ def _of_json(
     from blkiomon.commands.report.json_input import JsonIntervals  # slow to import
 
     source = JsonIntervals()
-    readers: list[Reader] = []
     n_intervals = 0
     gaps: list[Gap] = []
     end_ns: int | None = None
-    try:
-        for name in names:
-            readers.append(Reader(Path(name)))
+    with ExitStack() as stack:
+        readers = [stack.enter_context(closing(Reader(Path(name)))) for name in names]
         total_bytes = sum(reader.total_bytes or 0 for reader in readers)
         merged = _in_order_of_time([source.read(reader) for reader in readers], source.notes)
         with Progress(total_bytes, is_shown=show_progress) as bar:
@@ -428,9 +422,6 @@ def _of_json(
                     item = selection.select_devices(item, selected.devices)
                 slices.add(n_intervals - 1, _seen(item.only(selected.ops), view))
                 bar.show(sum(reader.done_bytes for reader in readers))
-    finally:
-        for reader in readers:
-            reader.close()
     notes = source.notes
     if not n_intervals:
         raise ReportError(notes[-1] if notes else f"{', '.join(names)}: no interval in it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,13 @@ GAP_NS = NS_PER_S
 
 Gap = tuple[int, int]
 """Begin and end, ns."""
+
+
+def head_of(path: Path, n_bytes: int) -> bytearray:
+    """The first bytes of a file, decompressed. Raises SourceError or OSError."""
+    head = bytearray(n_bytes)
+    with closing(Reader(path)) as reader:
+        return head[: reader.readinto(memoryview(head))]
 
 
 class Span(NamedTuple):
@@ -59,12 +67,7 @@ def spans(names: Sequence[str]) -> list[Span]:
 
 def _span_of(path: Path) -> Span | None:
     """The span of a file; None: no record was found in it."""
-    head = bytearray(PROBE_BYTES)
-    reader = Reader(path)
-    try:
-        head = head[: reader.readinto(memoryview(head))]
-    finally:
-        reader.close()
+    head = head_of(path, PROBE_BYTES)
     first = _probed(head)
     if first is None:
         return None

@@ -167,7 +167,7 @@ def lines(
         parts = parts[: height - 3]
         room = height - len(parts) - 1
         if look.is_help:
-            parts += _help(room)
+            parts += [[(line, "")] for line in ("", *HELP.splitlines())][:room]
         else:
             body, shown = _body(state, look, about, findings, width, room)
             parts += body
@@ -263,10 +263,6 @@ def _states(
         yield f"! {printable(finding.text)}", BOLD
     for note in notes[-MESSAGES_SHOWN:]:
         yield printable(note), ""
-
-
-def _help(room: int) -> list[Line]:
-    return [[(line, "")] for line in ("", *HELP.splitlines())][:room]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -412,17 +408,12 @@ def _row(row: ScreenRow, columns: Sequence[ScreenColumn]) -> Line:
         text, style = column.cell(row)
         text = gap + column.padded(text)
         if column.is_history:
-            line += ((part, joined(base, of_part)) for part, of_part in _stretches(text))
+            for part in _STRETCH.findall(text):  # which stand out alike
+                line.append((part, joined(base, STYLES[_LEVELS.get(part[0], 0)])))
         else:
             line.append((text, joined(base, style) if style else base))
         gap = " "
     return line
-
-
-def _stretches(history: str) -> Iterator[Span]:
-    """The parts of a history that stand out alike."""
-    for part in _STRETCH.findall(history):
-        yield part, STYLES[_LEVELS.get(part[0], 0)]
 
 
 # --- cells ----------------------------------------------------------------------------------------

@@ -480,14 +480,11 @@ def _histograms(found: Collected) -> list[str]:
     ):
         counts = found.whole.rows[name].sum(axis=0).tolist()
         texts = ["0", *limits[: len(counts) - 2], "more"]
+        bar = '<span class="bar" style="width: {:.2f}em"></span>'
         rows = [
-            ("", (limit, f"{count:,}", _bar(count / max(counts))))
+            ("", (limit, f"{count:,}", bar.format(16 * (count / max(counts)))))
             for limit, count in zip(texts, counts)
             if count
         ]
         shown += [f"<h2>{title}</h2>", table((title, "Reads and writes", ""), rows, "bars")]
     return shown
-
-
-def _bar(share: float) -> str:
-    return f'<span class="bar" style="width: {16 * share:.2f}em"></span>'
