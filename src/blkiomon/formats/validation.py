@@ -17,7 +17,7 @@ from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.errors import IntervalError
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import N_BINS, bin_bounds, bin_of
-from blkiomon.interval.moments import U64_MAX, U128_MAX, distinct, from_words
+from blkiomon.interval.moments import U64_MAX, U128_MAX, as_floats, distinct, from_words
 from blkiomon.interval.tables import IN_FLIGHT, PROCESSES, QUEUED, REQUESTS, RETRIED, TableSpec
 from blkiomon.interval.value import Interval
 
@@ -207,7 +207,7 @@ def _check_bins(
     for of in ("sum", "sum_squares"):
         if of == "sum_squares":
             least, most = least * low, most * high
-        value = moments[of][:, 0] + moments[of][:, 1] * 2.0**64
+        value = as_floats(moments[of])
         is_fine = np.add.reduceat(least, firsts) * (1 - _TOLERANCE) <= value
         is_fine &= value <= np.add.reduceat(most, firsts) * (1 + _TOLERANCE)
         if of == "sum_squares":  # which is unknown beyond 128 bits

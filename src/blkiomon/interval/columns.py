@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -120,9 +120,7 @@ class Quantity:
             return Distribution()
         whole = np.zeros(1, np.intp)
         bins, counts, _ = self.histograms.select(places).merge_runs(whole)
-        columns = (self.min, self.max, self.sum, self.sum_squares, self.count)
-        least, most, total, squares, count = ([c[at] for at in places] for c in columns)
-        moments = Moments(min(least), max(most), sum(total), sum(squares), sum(count))
+        moments = reduce(Moments.merge, map(self.moments, places.tolist()))
         return Distribution(moments, bins, counts)
 
     def distributions(self) -> Iterator[Distribution]:

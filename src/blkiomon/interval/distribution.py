@@ -66,6 +66,12 @@ def bin_bounds(bins: npt.ArrayLike) -> tuple[npt.NDArray[np.uint64], npt.NDArray
     return low[index], high[index]
 
 
+def bin_middles(bins: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The middle of each bin; same shape as ``bins``."""
+    low, high = bin_bounds(bins)
+    return (low.astype(np.float64) + high) / 2
+
+
 @cache
 def _bounds() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     bins = np.arange(N_BINS)

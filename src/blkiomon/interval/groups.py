@@ -156,8 +156,7 @@ def group_at(columns: Columns, at: int) -> Group:
     q2d_ns, q2c_ns = columns.q2d_ns, columns.q2c_ns
     in_flight = None
     if load is not None:
-        of_one = (load.max, load.end, load.oldest_ns, load.request_ns, load.busy_ns)
-        (in_flight,) = _in_flight(Loads(*([column[at]] for column in of_one)), columns.duration_ns)
+        (in_flight,) = _in_flight(Loads(*([column[at]] for column in load)), columns.duration_ns)
     return Group(
         None if key == TOTAL else key >> 3,
         None if key & 7 == ALL_OPS or key == TOTAL else OPS[key & 7],
@@ -181,10 +180,9 @@ def _queued(columns: Columns, quantity: Quantity | None) -> list[Distribution | 
 
 
 def _in_flight(loads: Loads, duration_ns: int) -> list[InFlight | None]:
-    columns = loads.max, loads.end, loads.oldest_ns, loads.request_ns, loads.busy_ns
     return [
         None
         if most is None or end is None or oldest_ns is None or request_ns is None
         else InFlight(most, end, oldest_ns, request_ns, busy_ns, duration_ns)
-        for most, end, oldest_ns, request_ns, busy_ns in zip(*columns, strict=True)
+        for most, end, oldest_ns, request_ns, busy_ns in zip(*loads, strict=True)
     ]

@@ -183,6 +183,12 @@ def from_words(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.object_]:
     return wide + (high.astype(object) << 64) if high.any() else wide
 
 
+def as_floats(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """128-bit numbers, shape (n, 2) of low and high word, to 53 significant bits, shape (n,)."""
+    numbers: npt.NDArray[np.float64] = words.astype(np.float64) @ [1.0, 2.0**64]
+    return numbers
+
+
 def to_words(values: Iterable[int]) -> list[tuple[int, int]] | npt.NDArray[np.uint64]:
     """Low and high word of each number; larger numbers saturate at ``U128_MAX``."""
     if isinstance(values, np.ndarray) and values.dtype == np.uint64:

@@ -22,7 +22,7 @@ from blkiomon.engine.snapshot import Table
 from blkiomon.formats.units import time_text
 from blkiomon.interval.distribution import Histograms, bin_bounds
 from blkiomon.interval.groups import NS_PER_S
-from blkiomon.interval.moments import add_up
+from blkiomon.interval.moments import add_up, as_floats
 from blkiomon.interval.value import Interval
 
 Array = npt.NDArray[np.generic]
@@ -346,9 +346,10 @@ def _part(place: int, item: Interval) -> Cells:
 
     rows, _, retries, queued = tables
     d2c, q2d = rows["d2c_ns"], queued["q2d_ns"]
-    put(0, requests=rows["requests"], errors=rows["errors"], bytes=_sum(rows["size_bytes"]))
-    put(0, d2c_sum=_sum(d2c), d2c_min=d2c["min"], d2c_max=d2c["max"])
-    put(1, in_flight=_wide(loads["in_flight_ns"]))
+    n_bytes = as_floats(rows["size_bytes"]["sum"])
+    put(0, requests=rows["requests"], errors=rows["errors"], bytes=n_bytes)
+    put(0, d2c_sum=as_floats(d2c["sum"]), d2c_min=d2c["min"], d2c_max=d2c["max"])
+    put(1, in_flight=as_floats(loads["in_flight_ns"]))
     put(2, requeues=retries["requeues"])
     put(3, queued=queued["requests"], q2d_min=q2d["min"], q2d_max=q2d["max"])
     keys = np.concatenate([_keys(place, table, numbers) for table in tables])
@@ -375,16 +376,6 @@ def _of_table(table: Table, bins: Array, first: int = 0) -> Bins:
 def _merged(cells: Integers, bins: Integers, counts: npt.NDArray[np.uint64]) -> Bins:
     keys, sums = add_up(cells << layout.BIN_BITS | bins, counts)
     return Bins(keys >> layout.BIN_BITS, keys & (1 << layout.BIN_BITS) - 1, sums)
-
-
-def _sum(moments: Table) -> Floats:
-    return _wide(moments["sum"])
-
-
-def _wide(words: npt.NDArray[np.uint64]) -> Floats:
-    """128-bit numbers, shape (n, 2): low and high word, to 53 significant bits."""
-    numbers: Floats = words.astype(np.float64) @ [1.0, 2.0**64]
-    return numbers
 
 
 def _reduction(name: str) -> np.ufunc:

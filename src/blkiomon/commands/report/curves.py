@@ -10,7 +10,7 @@ import numpy as np
 
 from blkiomon.commands.report.cells import Cells, Floats
 from blkiomon.engine.constants import OPS
-from blkiomon.interval.distribution import Distribution, bin_bounds
+from blkiomon.interval.distribution import Distribution, bin_middles
 from blkiomon.interval.moments import Moments
 
 LEAST_FOR_CURVE = 20
@@ -62,12 +62,6 @@ def distribution(cells: Cells) -> Distribution:
     return Distribution(moments, distinct.astype(np.uint32), totals)
 
 
-def middles(d: Distribution) -> Floats:
-    """The middle of each bin, shape (bins,)."""
-    low, high = bin_bounds(d.bins)
-    return (low.astype(np.float64) + high) / 2
-
-
 def percentile_curve(d: Distribution) -> Steps:
     """The percentiles of D2C in ns by ``tail_place``; without steps of too few requests."""
     if d.count < LEAST_FOR_CURVE:
@@ -75,7 +69,7 @@ def percentile_curve(d: Distribution) -> Steps:
     upto = np.cumsum(d.counts.astype(np.float64)) / d.count
     # The greatest of n requests ends half a request before the axis' infinity.
     places = tail_place(np.append(0, np.minimum(upto, 1 - 0.5 / d.count)))
-    values = np.clip(middles(d), d.min, d.max)
+    values = np.clip(bin_middles(d.bins), d.min, d.max)
     return Steps(places[:-1], places[1:], values)
 
 
@@ -123,9 +117,8 @@ def by_operation(cells: Cells) -> list[Line]:
 def heat(cells: Cells, edges_ns: Floats) -> Floats:
     """Count requests by D2C and slice, shape (edges - 1, slices); edges ascend."""
     in_cells, bins, counts = cells.histograms["d2c"]
-    low, high = bin_bounds(bins.astype(np.uint32))
-    middles_ns = (low.astype(np.float64) + high) / 2
-    rows = np.clip(np.searchsorted(edges_ns, middles_ns, side="right") - 1, 0, len(edges_ns) - 2)
+    rows = np.searchsorted(edges_ns, bin_middles(bins), side="right") - 1
+    rows = np.clip(rows, 0, len(edges_ns) - 2)
     found = np.zeros((len(edges_ns) - 1, len(cells.known_s)))
     np.add.at(found, (rows, cells.slice[in_cells]), counts.astype(np.float64))
     return found

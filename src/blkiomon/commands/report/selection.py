@@ -16,7 +16,7 @@ import numpy.typing as npt
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot, Table
 from blkiomon.interval.merging import merge_snapshots, put_together
-from blkiomon.interval.moments import from_words, to_words
+from blkiomon.interval.moments import as_floats, from_words, to_words
 from blkiomon.interval.operations import select_rows
 from blkiomon.interval.value import Interval, in_order
 from blkiomon.interval.views import devices_of
@@ -56,7 +56,7 @@ def _sums(
     sums = np.zeros(len(devices))
     place = np.minimum(np.searchsorted(devices, numbers), len(devices) - 1)
     is_there = devices[place] == numbers
-    np.add.at(sums, place[is_there], words[is_there].astype(np.float64) @ [1.0, 2.0**64])
+    np.add.at(sums, place[is_there], as_floats(words[is_there]))
     return sums
 
 
@@ -74,7 +74,7 @@ def combine_devices(interval: Interval, numbers: DeviceNumbers) -> Interval:
     merged = put_together([_part(snapshot, numbers, invert=True), merge_snapshots([others])])
     is_other = np.isin(loads["device"], numbers) & (loads["op"] != layout.EVERYTHING)
     ops = np.unique(loads["op"][is_other])
-    combined = [_combined_load(loads[is_other & (loads["op"] == op)], OTHERS, op) for op in ops]
+    combined = [_combined_load(loads[is_other & (loads["op"] == op)], op) for op in ops]
     return replace(
         interval,
         devices=in_order(merged.rows["device"]),
@@ -97,7 +97,7 @@ def select_devices(interval: Interval, numbers: Sequence[int]) -> Interval:
     loads = loads[loads["op"] != layout.EVERYTHING]
     if len(snapshot.loads):
         of_devices = loads[loads["op"] == layout.ALL_OPS]
-        loads = np.append(loads, _combined_load(of_devices, 0, layout.EVERYTHING))
+        loads = np.append(loads, _combined_load(of_devices, layout.EVERYTHING))
     return replace(
         interval,
         devices=interval.devices[np.isin(interval.devices, numbers)],
@@ -126,10 +126,10 @@ def reduce_to(interval: Interval, device: int) -> Interval:
     return replace(interval, not_in_total=()) if is_alone else select_devices(interval, [device])
 
 
-def _combined_load(loads: Table, device: int, op: int) -> Table:
-    """One row of dtype ``layout.LOAD`` of several devices, shape (1,)."""
+def _combined_load(loads: Table, op: int) -> Table:
+    """One row of dtype ``layout.LOAD`` of several devices, shape (1,); its device is ``OTHERS``."""
     row = np.zeros(1, layout.LOAD)
-    row["device"], row["op"] = device, op
+    row["op"] = op
     if len(loads):
         row["in_flight"] = loads["in_flight"].sum()
         row["max_in_flight"] = max(loads["max_in_flight"].max(), row["in_flight"][0])

@@ -13,7 +13,7 @@ from blkiomon.commands.report.cells import MOST_NS, Cells, Floats, timeline
 from blkiomon.commands.report.collected import Collected
 from blkiomon.engine.constants import OPS
 from blkiomon.interval.departures import LEAST_BEYOND
-from blkiomon.interval.distribution import Histograms, bin_bounds
+from blkiomon.interval.distribution import Histograms, bin_middles
 from blkiomon.interval.groups import NS_PER_S
 
 RATES = ("iops", "bandwidth")
@@ -189,8 +189,7 @@ class DeviceUnits:
         dtype = np.min_scalar_type(int(self._sums["requests"].max()) * 2 * draws.n_units)
         upto = self._counts[groups].cumsum(axis=2, dtype=dtype)
         totals = upto.sum(axis=1, dtype=np.int64)
-        low, high = bin_bounds(self._bins)
-        middles = (low.astype(np.float64) + high) / 2
+        middles = bin_middles(self._bins)
         found = np.zeros((len(percents), *requests.shape))
         wanted = [
             (place, at)
