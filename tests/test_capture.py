@@ -29,6 +29,7 @@ from blkiomon.commands import naming
 from blkiomon.commands.cli import parse
 from blkiomon.commands.config import Config
 from blkiomon.engine import layout
+from blkiomon.errors import SourceError
 from blkiomon.sources import capture as capturing
 from blkiomon.sources import devices
 from blkiomon.sources.capture import (
@@ -38,7 +39,6 @@ from blkiomon.sources.capture import (
     PIPE,
     Capture,
     CapturedDevice,
-    CaptureError,
     all_disks,
     event_format,
     filters_of,
@@ -115,7 +115,7 @@ def test_disk_that_went_while_it_was_looked_up_is_left_out_or_named(host: Path) 
     (host / "sys/block/sda/dev").unlink()
     (host / "proc/diskstats").write_text("")
     assert [device.name for device in all_disks(host)] == ["dm-0", "sdb"]
-    with pytest.raises(CaptureError, match="cannot capture sda: No such file or directory"):
+    with pytest.raises(SourceError, match="cannot capture sda: No such file or directory"):
         find_device("sda", host)
 
 
@@ -147,7 +147,7 @@ def test_terms_of_a_disk_and_its_partitions_never_pass_the_same_sample(host: Pat
 
 @pytest.mark.parametrize("name", ["sdx", "..", ".", "a" * 300, "a\0b"])
 def test_device_that_is_not_there_is_named(host: Path, name: str) -> None:
-    with pytest.raises(CaptureError, match="this host has no such block device"):
+    with pytest.raises(SourceError, match="this host has no such block device"):
         find_device(name, host)
 
 
@@ -188,7 +188,7 @@ def categories(record: np.void) -> int:
 def test_file_that_is_not_a_block_device_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    with pytest.raises(CaptureError, match="not a block device"):
+    with pytest.raises(SourceError, match="not a block device"):
         find_device(str(path))
 
 
@@ -207,7 +207,7 @@ def test_device_that_all_disks_lack_is_captured_beside_them(
     ):
         with Capture(names, print, root=host) as capture:
             assert capture.device_numbers == [DM0, SDA, SDB, *more]
-    with pytest.raises(CaptureError, match="cannot capture sdx: this host has no such block"):
+    with pytest.raises(SourceError, match="cannot capture sdx: this host has no such block"):
         Capture([ALL, "sdx"], print, root=host)
 
 
@@ -386,7 +386,7 @@ def test_head_whose_path_is_removed_is_captured_without_a_filter(
 
 
 def test_missing_tracefs_says_how_to_mount_it(host: Path) -> None:
-    with pytest.raises(CaptureError, match="mount -t tracefs") as caught:
+    with pytest.raises(SourceError, match="mount -t tracefs") as caught:
         find_tracefs(host)
     assert str(caught.value).endswith(PIPE)
 
@@ -394,7 +394,7 @@ def test_missing_tracefs_says_how_to_mount_it(host: Path) -> None:
 def test_hidden_tracefs_of_a_kernel_that_is_locked_down_is_not_called_missing(host: Path) -> None:
     (host / "sys/kernel/security").mkdir(parents=True)
     (host / "sys/kernel/security/lockdown").write_text("none integrity [confidentiality]\n")
-    with pytest.raises(CaptureError) as caught:
+    with pytest.raises(SourceError) as caught:
         find_tracefs(host)
     assert str(caught.value) == f"cannot capture: {LOCKED_DOWN}"
 
@@ -435,7 +435,7 @@ def test_refused_capture_says_why(
     ):
         (host / name).parent.mkdir(parents=True, exist_ok=True)
         (host / name).write_text(text)
-    with pytest.raises(CaptureError) as caught:
+    with pytest.raises(SourceError) as caught:
         Capture(["sda"], print, root=host)
     assert str(caught.value) == f"cannot capture: {why}"
 
@@ -451,7 +451,7 @@ def test_formats_of_real_kernels_are_understood(kernel: str) -> None:
 
 def test_format_without_a_sector_is_refused() -> None:
     text = (FORMATS / "6.18/block_rq_issue").read_text().replace("sector_t sector", "int place")
-    with pytest.raises(CaptureError, match="block_rq_issue lacks sector"):
+    with pytest.raises(SourceError, match="block_rq_issue lacks sector"):
         event_format(text, action=7, category=64, is_bio=False)
 
 
@@ -590,7 +590,7 @@ def loop(tmp_path: Path) -> Iterator[str]:
     path = done.stdout.strip()
     try:
         Capture([path], print).close()
-    except CaptureError as error:
+    except SourceError as error:
         pytest.skip(str(error))
     else:
         yield path.removeprefix("/dev/")

@@ -23,6 +23,7 @@ from test_capture import loop, use
 import blkiomon
 from blkiomon._core import Engine
 from blkiomon.commands import record as recording_command
+from blkiomon.errors import SourceError
 from blkiomon.outputs import recording
 from blkiomon.outputs.opening import Policy
 from blkiomon.outputs.recording import FileRecording, PipeRecording
@@ -584,7 +585,7 @@ def test_capture_that_fails_leaves_no_file(
     fake: type[FakeCapture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
-        raise capturing.CaptureError("cannot capture: needs root")
+        raise SourceError("cannot capture: needs root")
 
     monkeypatch.setattr(capturing, "Capture", fail)
     result = record("-o", tmp_path / "run", "--", "touch", tmp_path / "touched")

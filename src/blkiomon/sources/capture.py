@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from blkiomon.errors import SourceError
@@ -69,10 +68,6 @@ _REQUEST_EVENTS = {
 _BIO_EVENTS = {"block_bio_queue": _ISSUE, "block_bio_complete": _COMPLETE}
 _QUEUE_EVENTS = ("block_io_start", "block_getrq")
 """Either says when a request was queued; Linux before 6.4 lacks the first one."""
-
-
-class CaptureError(SourceError):
-    """A capture cannot be started; the text says why, and what would help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +135,15 @@ def find_device(name: str, root: Path = Path("/")) -> CapturedDevice:
         root: where ``sys`` is.
 
     Raises:
-        CaptureError: this host has no such block device.
+        SourceError: this host has no such block device.
     """
     if "/" in name:
         try:
             status = Path(name).stat()
         except OSError as error:
-            raise CaptureError(f"cannot capture {name}: {error.strerror}") from error
+            raise SourceError(f"cannot capture {name}: {error.strerror}") from error
         if not stat.S_ISBLK(status.st_mode):
-            raise CaptureError(f"cannot capture {name}: not a block device")
+            raise SourceError(f"cannot capture {name}: not a block device")
         number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         link = root / "sys/dev/block" / number
     else:
@@ -159,13 +154,13 @@ def find_device(name: str, root: Path = Path("/")) -> CapturedDevice:
     except (OSError, ValueError):  # a name that no file can have
         is_there = False
     if not is_there:
-        raise CaptureError(f"cannot capture {name}: this host has no such block device")
+        raise SourceError(f"cannot capture {name}: this host has no such block device")
     path = link.resolve()
     is_partition = (path / "partition").exists()
     try:
         disk = _device(path.parent if is_partition else path, HiddenPaths(root))
     except OSError as error:
-        raise CaptureError(f"cannot capture {name}: {error.strerror}") from error
+        raise SourceError(f"cannot capture {name}: {error.strerror}") from error
     if not is_partition:
         return disk
     first = _number_in(path / "start")
@@ -211,7 +206,7 @@ def _number_in(path: Path) -> int:
 
 
 def numbers_of(names: Sequence[str]) -> list[int]:
-    """Numbers of the devices of these names, see ``Capture``. Raises CaptureError."""
+    """Numbers of the devices of these names, see ``Capture``. Raises SourceError."""
     found = all_disks() if ALL in names else []
     found += [find_device(name) for name in names if name != ALL]
     return list(dict.fromkeys(device.number for device in found))
@@ -242,7 +237,7 @@ class Capture:
         begun_ns: monotonic time of its start.
 
     Raises:
-        CaptureError: it cannot be started.
+        SourceError: it cannot be started.
     """
 
     name = "the capture"
@@ -333,25 +328,20 @@ class Capture:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # --- devices --------------------------------------------------------------------------------
 
     def _find_devices(self, *, is_first: bool = False) -> tuple[CapturedDevice, ...]:
-        """The wanted devices that exist. The first time, a missing one raises CaptureError."""
+        """The wanted devices that exist. The first time, a missing one raises SourceError."""
         disks = all_disks(self._root) if self._has_all else []
         numbers = {disk.number for disk in disks}
         found = {disk.name: disk for disk in disks}
         for name in self._names:
             try:
                 device = find_device(name, self._root)
-            except CaptureError:
+            except SourceError:
                 if is_first:
                     raise
                 if name not in self._missing:
@@ -439,7 +429,7 @@ class Capture:
                 if is_memory and ring_bytes > LEAST_RING_BYTES:
                     ring_bytes //= 2
                     continue
-                raise CaptureError(self._why(error)) from error
+                raise SourceError(self._why(error)) from error
             return rings
 
     def _open_cpu(self, rings: PerfRings, cpu: int) -> bool:
@@ -549,7 +539,7 @@ def find_tracefs(root: Path = Path("/")) -> Path:
     """The directory of tracefs.
 
     Raises:
-        CaptureError: it is not mounted, or cannot be read.
+        SourceError: it is not mounted, or cannot be read.
     """
     for name in ("sys/kernel/tracing", "sys/kernel/debug/tracing"):
         try:
@@ -561,23 +551,23 @@ def find_tracefs(root: Path = Path("/")) -> Path:
         why = "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing"
         if lockdown(root) == "confidentiality":  # which hides the files of tracefs
             why = LOCKED_DOWN
-        raise CaptureError(_refusal(why, root))
-    raise CaptureError(_refusal(f"reading /{name} needs root, or {CAPABILITIES}", root))
+        raise SourceError(_refusal(why, root))
+    raise SourceError(_refusal(f"reading /{name} needs root, or {CAPABILITIES}", root))
 
 
 def read_format(tracefs: Path, event: str) -> str:
     """The kernel's description of a tracepoint.
 
     Raises:
-        CaptureError: the kernel has no such tracepoint, or it cannot be read.
+        SourceError: the kernel has no such tracepoint, or it cannot be read.
     """
     try:
         return (tracefs / "events/block" / event / "format").read_text()
     except PermissionError as error:
         why = f"reading {tracefs} needs root, or {CAPABILITIES}"
-        raise CaptureError(_refusal(why)) from error
+        raise SourceError(_refusal(why)) from error
     except OSError as error:
-        raise CaptureError(_refusal(f"the kernel has no tracepoint block:{event}")) from error
+        raise SourceError(_refusal(f"the kernel has no tracepoint block:{event}")) from error
 
 
 _FIELD = re.compile(r"\bfield:[^;]*?(\w+)(?:\[[^]]*\])?;\s*offset:(\d+);\s*size:(\d+);")
@@ -592,7 +582,7 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
         is_bio: its samples are of bios.
 
     Raises:
-        CaptureError: a field that every kernel has is missing.
+        SourceError: a field that every kernel has is missing.
     """
     fields = {name: (int(offset), int(size)) for name, offset, size in _FIELD.findall(text)}
     number = re.search(r"^ID: (\d+)", text, re.MULTILINE)
@@ -600,7 +590,7 @@ def event_format(text: str, *, action: int, category: int, is_bio: bool) -> dict
     if missing or number is None or fields.get("common_pid") != (4, 4):
         name = re.search(r"^name: (\w+)", text, re.MULTILINE)
         what = f"lacks {', '.join(missing)}" if missing else "has an unknown format"
-        raise CaptureError(_refusal(f"the tracepoint {name[1] if name else ''} {what}"))
+        raise SourceError(_refusal(f"the tracepoint {name[1] if name else ''} {what}"))
     at = {name: offset for name, (offset, _) in fields.items()}
     return {
         "id": int(number[1]),
