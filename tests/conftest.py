@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import pages
 import pytest
 
 from tools import browser as chromium
@@ -19,6 +22,17 @@ def browser() -> Iterator[chromium.Browser]:
         pytest.skip("no chromium: apt-get install chromium")
     with chromium.browser() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def _page(browser: chromium.Browser, path: Path) -> chromium.Page:
+    return pages.opened(browser, path)
+
+
+@pytest.fixture
+def page(_page: chromium.Page) -> chromium.Page:
+    """The page ``path`` of the test's module, with nothing selected."""
+    return pages.with_nothing_selected(_page)
 
 
 @pytest.fixture
@@ -36,6 +50,19 @@ def usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """80 columns, 24 lines and UTF-8, whatever the terminal of the tests is."""
     for name, value in {"COLUMNS": "80", "LINES": "24", "LC_ALL": "C.UTF-8"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A small file system of its own, of ``DISK_BYTES`` of the test's module."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    size = f"size={request.module.DISK_BYTES}"
+    mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root mounts a small file system")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.fixture

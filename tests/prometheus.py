@@ -24,6 +24,13 @@ def program(name: str = "prometheus") -> str:
     return programs.require(name, "prometheus")
 
 
+def promtool(*arguments: str, input: bytes | None = None) -> bytes:
+    """What promtool prints; it must find no fault."""
+    done = subprocess.run([program("promtool"), *arguments], input=input, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 class Server:
     """A running server.
 

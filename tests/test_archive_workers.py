@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import runner
 from runner import until
-from test_full_disk import disk, fill
+from test_full_disk import DISK_BYTES, fill
 
 import blkiomon
 from blkiomon import to_dict
@@ -32,7 +32,7 @@ from blkiomon.commands.archive import summarize
 from blkiomon.commands.archive.pool import Pool
 from blkiomon.formats.rows import Tables, from_tables
 
-__all__ = ["disk"]  # a fixture
+__all__ = ["DISK_BYTES"]  # for the fixture "disk"
 
 DATA = Path(__file__).parent / "data"
 HOSTS = 10

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import runner
 import tracewriter as tw
-from pages import accessible_names, opened, seen, shown, with_nothing_selected
+from pages import accessible_names, opened, seen, shown
 
 from blkiomon.commands import report
 from blkiomon.commands.report import page as page_module
@@ -34,7 +34,8 @@ FIGURES = ("requests", "bytes", "errors", "requeues", "min", "max", "p50", "p90"
 
 
 @pytest.fixture(scope="module")
-def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a real trace of three devices."""
     path = tmp_path_factory.mktemp("page") / "multi.html"
     assert report.main(["-o", str(path), str(MULTI)]) == 0
     return path
@@ -43,17 +44,6 @@ def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found() -> Collected:
     return collect([str(MULTI)])
-
-
-@pytest.fixture(scope="module")
-def _page(browser: Browser, multi: Path) -> Page:
-    return opened(browser, multi)
-
-
-@pytest.fixture
-def page(_page: Page) -> Page:
-    """The page of a real trace of three devices, with nothing selected."""
-    return with_nothing_selected(_page)
 
 
 def select(page: Page, start: int, end: int, device: int, ops: list[int]) -> None:
@@ -233,11 +223,11 @@ def test_print_is_light_and_has_no_controls(page: Page) -> None:
         page.is_like()
 
 
-def test_page_logs_nothing_to_the_console_and_loads_nothing(page: Page, multi: Path) -> None:
-    page.open(multi)
+def test_page_logs_nothing_to_the_console_and_loads_nothing(page: Page, path: Path) -> None:
+    page.open(path)
     shown(page, "charts.figures()")
     assert page.messages == []
-    assert {url for url in page.requests if not url.startswith("data:")} == {multi.as_uri()}
+    assert {url for url in page.requests if not url.startswith("data:")} == {path.as_uri()}
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -303,7 +293,7 @@ def test_shades_are_explained_in_words(browser: Browser, with_findings: Path) ->
 
 
 def test_failed_requests_are_red_where_they_are_counted(
-    browser: Browser, with_findings: Path, multi: Path
+    browser: Browser, with_findings: Path, path: Path
 ) -> None:
     page = opened(browser, with_findings)
     shown(page, "charts.draw()")
@@ -316,7 +306,7 @@ def test_failed_requests_are_red_where_they_are_counted(
     assert found[:2] == [["", "Failed"], ["", "2"]] or found[:2] == [["", "2"], ["", "Failed"]]
     assert found[2:4] == [["summary", "2"]] * 2  # in all, and of sdb
     assert ["", "2"] in found[4:]  # in the list of losses
-    page.open(multi)
+    page.open(path)
     shown(page, "charts.draw()")
     assert page.run(coloured) == []
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import runner
 import tracewriter as tw
-from pages import accessible_names, opened, seen, shown, with_nothing_selected
+from pages import accessible_names, opened, seen, shown
 
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import collect
@@ -59,17 +59,6 @@ def path(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("page") / "changes.html"
     assert compare.main(["-o", str(path), *map(str, runs)]) == 0
     return path
-
-
-@pytest.fixture(scope="module")
-def _page(browser: Browser, path: Path) -> Page:
-    return opened(browser, path)
-
-
-@pytest.fixture
-def page(_page: Page) -> Page:
-    """The page, with nothing selected."""
-    return with_nothing_selected(_page)
 
 
 def expected(

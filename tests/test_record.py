@@ -33,6 +33,7 @@ from blkiomon.sources.version7 import Version7
 __all__ = ["loop"]
 
 SDA, SDB = 8 << 20, 8 << 20 | 16
+DISK_BYTES = 64 << 10
 NAME = tw.notify_process(5, 77, "fio")
 TIME = tw.Record(
     5, 0, 0, tw.act(tw.NOTIFY, tw.NT_TIMESTAMP), 0, payload=struct.pack("=II", 1_700_000_000, 5)
@@ -328,18 +329,6 @@ def test_link_in_place_of_the_trace_is_not_followed(
     assert record("-o", tmp_path / "run").returncode == 4
     record("-o", tmp_path / "run", "--overwrite")
     assert target.read_bytes() == b"old"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root mounts a small file system")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.mark.parametrize("packing", [[], ["--zstd"]])

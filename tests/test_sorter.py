@@ -150,19 +150,20 @@ def test_crossing_flushes_in_a_file_that_was_saved_from_a_pipe_are_paired(tmp_pa
     assert len(blkiomon.requests(path)) == 2
 
 
-def test_disorder_is_found_anywhere_in_the_first_bytes_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "saved.bin"
-    before = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 - 10)
-    path.write_bytes(before + encode(CROSSING))
+def read_sorted(path: Path, data: bytes) -> bytes:
+    """What is read of a file with these bytes."""
+    path.write_bytes(data)
     with source_of([Reader(path)], "saved", sorts=True) as source:
-        data = b"".join(bytes(piece) for piece in iter(source.read, memoryview(b"")))
+        return b"".join(bytes(piece) for piece in iter(source.read, memoryview(b"")))
+
+
+def test_disorder_is_found_anywhere_in_the_first_bytes_of_a_file(tmp_path: Path) -> None:
+    before = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 - 10)
+    data = read_sorted(tmp_path / "saved.bin", before + encode(CROSSING))
     assert data == before + encode(by_time(CROSSING))
 
 
 def test_a_file_in_order_is_read_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "saved.bin"
     data = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 24)
-    path.write_bytes(data + data[:30])
-    with source_of([Reader(path)], "saved", sorts=True) as source:
-        read = b"".join(bytes(piece) for piece in iter(source.read, memoryview(b"")))
-    assert read == data + data[:30]
+    data += data[:30]
+    assert read_sorted(tmp_path / "saved.bin", data) == data

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -246,12 +244,3 @@ def test_unknown_name_is_refused(here: Path) -> None:
     with pytest.raises(SourceError, match=r"cannot open nothing: .* no such block device"):
         config_of("nothing")
     assert runner.call("stat", "nothing").returncode == EXIT_INPUT
-
-
-def test_terminal_as_standard_input_is_refused(here: Path) -> None:
-    ours, theirs = pty.openpty()
-    result = runner.run("stat", "-", stdin=theirs)
-    os.close(theirs)
-    os.close(ours)
-    assert result.returncode == EXIT_USAGE
-    assert b"standard input is a terminal; a trace is expected there" in result.stderr

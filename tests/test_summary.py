@@ -672,9 +672,10 @@ def test_limits_of_pending_requests_and_devices_hold(tmp_path: Path) -> None:
     assert "1 request of 1 device" in "\n".join(summarized("--max-pending", "1", path))
 
 
-def test_terminal_is_no_trace() -> None:
+@pytest.mark.parametrize("words", [["-"], ["stat", "-"]])
+def test_terminal_is_no_trace(words: list[str]) -> None:
     ours, theirs = pty.openpty()
-    result = runner.run("-", stdin=theirs)
+    result = runner.run(*words, stdin=theirs)
     os.close(theirs)
     os.close(ours)
     assert result.returncode == 2
