@@ -81,9 +81,21 @@ class Charts {
   figure_of_devices(title, caption) {
     if (this.run.devices.length < 2) return;
     this.list = element("ul", { class: "devices" });
-    this.more = element("button", { onclick: () => this.change(() => (this.has_all_devices = !this.has_all_devices)) });
+    const toggle = () => {
+      this.has_all_devices = !this.has_all_devices;
+      this.draw();
+    };
+    this.more = element("button", { onclick: toggle });
     const heading = element("figcaption", {}, element("b", {}, title), ` – ${caption}`);
     this.left_side.append(element("figure", { id: "figure-devices" }, heading, this.list, this.more));
+  }
+
+  /** Add a table on the right, whose rows `tables` makes. */
+  table_of_figures() {
+    const heads = ["", "requests", "IOPS", "MB/s", "p50", "p99", "p99.9", "max"];
+    const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+    this.table = element("table", { class: "one" }, element("thead", {}, head), element("tbody"));
+    this.right_side.append(element("div", { class: "wide" }, this.table));
   }
 
   caption(name, title, caption) {
@@ -196,11 +208,6 @@ class Charts {
     this.cursor = -1;
     this.marked = null;
     this.anchor = null;
-    this.draw();
-  }
-
-  change(how) {
-    how();
     this.draw();
   }
 

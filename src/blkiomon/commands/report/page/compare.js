@@ -19,8 +19,8 @@ class Comparison extends Charts {
     this.figure_over_time("bandwidth", "Bandwidth", "solid: A, dashed: B");
     this.figure_of_devices("Devices, largest change first", "upper: p99 of A, lower: of B; the figure is B against A");
     this.figure("percentiles", "Percentiles", "on the scale of the heat maps; solid: A, dashed: B");
-    this.table = element("table", { class: "one" });
-    this.right_side.append(element("div", { class: "wide" }, this.table), this.tip);
+    this.table_of_figures();
+    this.right_side.append(this.tip);
     for (const button of document.querySelectorAll("button.pick"))
       button.addEventListener("click", () => this.#pick(button));
   }
@@ -117,7 +117,6 @@ class Comparison extends Charts {
   /** Figures of both sides and their change, of each operation and of all; certainty is not known. */
   #figures_table() {
     const { part } = this;
-    const heads = ["", "requests", "IOPS", "MB/s", "p50", "p99", "p99.9", "max"];
     const ops = [...part.ops].sort((a, b) => a - b).map((op) => [opText(this.run.ops[op]), new Set([op])]);
     if (ops.length > 1) ops.push(["all", part.ops]);
     const rows = ops.flatMap(([name, of_ops]) => {
@@ -138,10 +137,7 @@ class Comparison extends Charts {
       const changes = [...rates.map(([a, b]) => changeText(a, b)), ...[50, 99, 99.9].map((percent) => changeText(...merged.map((of) => supported(of, percent))))];
       return [...lines, row("change", ["change", "", ...changes, ""])];
     });
-    this.table.replaceChildren(
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
-      element("tbody", {}, ...rows),
-    );
+    this.table.tBodies[0].replaceChildren(...rows);
   }
 }
 

@@ -163,12 +163,15 @@ class Plot {
     }
   }
 
+  /** A rule from left to right, and its label. */
+  level(value, label) {
+    const y = Math.round(this.y(value)) + 0.5;
+    this.line(this.left, y, this.right, y, this.rule);
+    this.text(label, this.left - 5, Math.max(this.top + 7, y + 4), "right");
+  }
+
   value_axis(format) {
-    for (const mark of ticks(0, this.y_high, 3)) {
-      const y = Math.round(this.y(mark)) + 0.5;
-      this.line(this.left, y, this.right, y, this.rule);
-      this.text(format(mark), this.left - 5, Math.max(this.top + 7, y + 4), "right");
-    }
+    for (const mark of ticks(0, this.y_high, 3)) this.level(mark, format(mark));
   }
 
   latency_axis() {
@@ -177,11 +180,7 @@ class Plot {
     for (let power = 0; power < 20; power++)
       for (const factor of factors) {
         const mark = factor * 10 ** power;
-        if (mark < low || mark > high) continue;
-        const y = Math.round(this.y(mark)) + 0.5;
-        this.line(this.left, y, this.right, y, this.rule);
-        const label = timeText(mark).replace(/\.0+ /, " ");
-        this.text(label, this.left - 5, Math.max(this.top + 7, y + 4), "right");
+        if (mark >= low && mark <= high) this.level(mark, timeText(mark).replace(/\.0+ /, " "));
       }
   }
 

@@ -29,8 +29,7 @@ class Report extends Charts {
     }
     if (this.has_latency) {
       this.figure("percentiles", "Percentiles", "on the scale of the heat map; dashed: whole run");
-      this.table = element("table", { class: "one" });
-      this.right_side.append(element("div", { class: "wide" }, this.table));
+      this.table_of_figures();
     }
     this.right_side.append(this.tip);
     if (this.any("bytes")) this.figure("sizes", "Request sizes", "share of each operation's requests");
@@ -161,11 +160,7 @@ class Report extends Charts {
     const span = most - least || 4096;
     plot.linear(1.04);
     plot.time_axis(true);
-    for (const share of [0, 0.5, 1]) {
-      const y = Math.round(plot.y(share)) + 0.5;
-      plot.line(plot.left, y, plot.right, y, plot.rule);
-      plot.text(bytesText(least + share * span), plot.left - 5, Math.max(plot.top + 7, y + 4), "right");
-    }
+    for (const share of [0, 0.5, 1]) plot.level(share, bytesText(least + share * span));
     const size = shown.length > 5000 ? 1.3 : 2;
     const colours = run.ops.map((op) => colour(op));
     for (const i of shown)
@@ -275,12 +270,8 @@ class Report extends Charts {
       ...[50, 99, 99.9].map((percent) => percentileCell(merged, percent, "")),
       timeText(merged.n ? merged.max : null),
     ];
-    const heads = ["", "requests", "IOPS", "MB/s", "p50", "p99", "p99.9", "max"];
     const rows = this.by_op.map(([op, merged]) => row("", line([swatch(this.run.ops[op]), opText(this.run.ops[op])], merged)));
-    this.table.replaceChildren(
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
-      element("tbody", {}, ...rows, row("total", line("all", this.all))),
-    );
+    this.table.tBodies[0].replaceChildren(...rows, row("total", line("all", this.all)));
   }
 
   /** Devices by how slow they are in the selection. */
