@@ -955,18 +955,18 @@ class Outputs:
     debug: bytes
 
 
-def outputs(data: bytes, time_s: int = 0, *, original: bool = False) -> Outputs:
-    """All outputs of one stream as a single interval that ends at `time_s`."""
+def outputs(data: bytes, *, original: bool = False) -> Outputs:
+    """All outputs of one stream as a single interval that ends at time 0."""
     reference = Reference(original=original, as_original=True)
     reference.feed(data)
-    return outputs_of(reference, reference.finish(), time_s)
+    return outputs_of(reference, reference.finish())
 
 
-def outputs_of(reference: Reference, stats: Iterable[DeviceStats], time_s: int = 0) -> Outputs:
+def outputs_of(reference: Reference, stats: Iterable[DeviceStats]) -> Outputs:
     """All outputs of a reference that has finished, with the statistics of its one interval."""
     return Outputs(
-        human_text(stats, time_s).encode(),
-        binary(stats, time_s),
+        human_text(stats, 0).encode(),
+        binary(stats, 0),
         reference.driver_bytes(),
         reference.debug_text().encode(),
     )

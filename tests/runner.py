@@ -445,7 +445,6 @@ def outputs_of(
     data: bytes,
     directory: Path,
     *,
-    read_bytes: int = 1 << 20,
     stat_version: str = "0.3",
     **options: Any,
 ) -> reference.Outputs:
@@ -464,8 +463,8 @@ def outputs_of(
     outputs = open_outputs(settings, said.append, lossless=True)
     try:
         pipeline = Pipeline(config, outputs, said.append)
-        for at in range(0, len(data), read_bytes):
-            pipeline.feed(memoryview(data)[at : at + read_bytes])
+        for at in range(0, len(data), 1 << 20):
+            pipeline.feed(memoryview(data)[at : at + (1 << 20)])
         pipeline.end(0, is_complete=True)
     finally:
         outputs.close()

@@ -60,10 +60,10 @@ class Stream:
         """The bytes."""
         return tw.encode(self.records, self.version, self.byteorder)
 
-    def twin(self, version: int = 8) -> Stream:
-        """The same records, all in one version: no figure may change."""
+    def twin(self) -> Stream:
+        """The same records, all in version 8: no figure may change."""
         records = tuple(replace(r, version=None) for r in self.records)
-        return Stream(self.seed, records, version, self.byteorder)
+        return Stream(self.seed, records, 8, self.byteorder)
 
     def swapped(self) -> Stream:
         """The same records from a machine of the other byte order."""

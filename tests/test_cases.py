@@ -30,17 +30,16 @@ def queued(time_ns: int, sector: int, size: int = SIZE, direction: int = tw.READ
     return Record(time_ns, sector, size, tw.act(direction | tw.QUEUE, tw.EV_QUEUE), 8 << 20)
 
 
-def requeued(time_ns: int, sector: int, size: int = SIZE) -> Record:
+def requeued(time_ns: int, sector: int) -> Record:
     """An R record: the driver has given the request back."""
-    return Record(
-        time_ns, sector, size, tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE), 8 << 20
-    )
+    action = tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE)
+    return Record(time_ns, sector, SIZE, action, 8 << 20)
 
 
-def front_merged(time_ns: int, sector: int, size: int = SIZE) -> Record:
+def front_merged(time_ns: int, sector: int) -> Record:
     """An F record (front merge): an I/O is merged in front of a queued request."""
     action = tw.act(tw.WRITE | tw.QUEUE, tw.EV_FRONTMERGE)
-    return Record(time_ns, sector, size, action, 8 << 20)
+    return Record(time_ns, sector, SIZE, action, 8 << 20)
 
 
 def numbered(records: Sequence[Record], first: int = 1) -> list[Record]:

@@ -22,7 +22,6 @@ from blkiomon.interval.views import View
 from blkiomon.outputs.catalog import OutputSettings
 from blkiomon.outputs.destinations import open_outputs
 from blkiomon.sources.devices import DeviceNames
-from blkiomon.sources.topology import Topology
 
 RULES = CONTRIB / "prometheus-san-rules.yml"
 
@@ -37,8 +36,8 @@ def served(text: str) -> list[dict[str, str]]:
     return [] if found is None else [dict(sample.labels) for sample in found.samples]
 
 
-def metrics(topology: Topology = HOST, max_devices: int = 128) -> Metrics:
-    found = Metrics(NAMES.get, max_devices, lambda numbers: labels_of(topology, numbers))
+def metrics(max_devices: int = 128) -> Metrics:
+    found = Metrics(NAMES.get, max_devices, lambda numbers: labels_of(HOST, numbers))
     devices = ("8:0", "8:16", "253:0", "8:80")
     found.add(interval_of([io for text in devices for io in load(text, 5, 1)], 0, S))
     return found

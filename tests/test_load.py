@@ -180,15 +180,15 @@ def test_one_absurd_time_does_not_stop_the_count_of_busy_time() -> None:
 S = 10**9
 
 
-def flowing(start_ns: int, end_ns: int, device: int = SDA) -> list[Record]:
+def flowing(start_ns: int, end_ns: int) -> list[Record]:
     """A request of 1 ms every 100 ms."""
     times = range(start_ns, end_ns, S // 10)
     return [
         one
         for t in times
         for one in (
-            issue(t, 10**6, 512, device=device),
-            complete(t + S // 1000, 10**6, 512, device=device),
+            issue(t, 10**6, 512, device=SDA),
+            complete(t + S // 1000, 10**6, 512, device=SDA),
         )
     ]
 

@@ -70,9 +70,9 @@ def pair(time_ns: int, sector: int = 8, d2c_ns: int = MS, **fields: Any) -> list
     return [first, complete(time_ns + d2c_ns, sector, 4096, **fields)]
 
 
-def steady(number: int, every_ns: int = 100 * MS, start_ns: int = 5 * S) -> list[Record]:
-    """Requests of 1 ms, one every so often."""
-    return [r for i in range(number) for r in pair(start_ns + i * every_ns, 8 * i)]
+def steady(number: int, start_ns: int = 5 * S) -> list[Record]:
+    """Requests of 1 ms, one every 100 ms."""
+    return [r for i in range(number) for r in pair(start_ns + i * 100 * MS, 8 * i)]
 
 
 # -- trace time ------------------------------------------------------------------------------------

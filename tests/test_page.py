@@ -366,9 +366,9 @@ def test_names_are_text_and_never_markup(browser: Browser, tmp_path: Path) -> No
 # --- the slow one of many -------------------------------------------------------------------------
 
 
-def many(number: int, slow: int, seed: int = 5) -> list[tw.Record]:
+def many(number: int, slow: int) -> list[tw.Record]:
     """Requests of many devices, of which one gets slow half-way; it has fewer than the others."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(5)
     records = []
     for device in range(number):
         n = 30 if device == slow else 60

@@ -280,11 +280,11 @@ def test_queue_time_of_a_request_that_fails_after_its_requeue_ends_with_the_firs
     assert (row["q2d_ns"]["sum"][0], row["q2c_ns"]["sum"][0]) == (50, 250)
 
 
-def bios(n: int, first_ns: int = 1000) -> Any:
+def bios(n: int) -> Any:
     """Q records of n sectors, one a ns."""
     action = tw.act(tw.QUEUE | tw.READ, tw.EV_QUEUE)
     at = np.arange(n)
-    return streams.issues(n, time=first_ns + at, sector=8 * at, action=action)
+    return streams.issues(n, time=1000 + at, sector=8 * at, action=action)
 
 
 def requests_of(records: Any) -> Any:

@@ -79,11 +79,11 @@ class Stream:
             self.pass_time(0.05)
             self.bring(max(first_s, self.now_s - 0.05), self.now_s, 5)
 
-    def replayed(self, speed: float, piece_s: float = 0.01) -> None:
+    def replayed(self, speed: float) -> None:
         """Bring a trace, `speed` times as fast as it happened, until the decision is due."""
         while not self.is_due:
-            self.pass_time(piece_s)
-            self.bring((self.now_s - piece_s) * speed, self.now_s * speed)
+            self.pass_time(0.01)
+            self.bring((self.now_s - 0.01) * speed, self.now_s * speed)
 
     @property
     def is_recorded(self) -> bool:

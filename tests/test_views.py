@@ -13,7 +13,7 @@ from blkiomon import IntervalError, from_bytes, from_dict, merge, to_bytes, to_d
 from blkiomon.interval.devices import text_of
 from blkiomon.interval.value import Interval
 from blkiomon.interval.views import BY, LeftOut, View
-from blkiomon.sources.topology import Array, Device, Kind, Topology, Transport
+from blkiomon.sources.topology import Array, Device, Topology, Transport
 
 S, MS = 10**9, 10**6
 
@@ -32,10 +32,6 @@ def lun_of(name: str, at: str, alias: str, paths: Iterable[str], array: str) -> 
     return Device(name, "multipath", number(at), alias=alias, made_of=tuple(paths), array=array)
 
 
-def volume(name: str, at: str, made_of: str, kind: Kind = "lvm") -> Device:
-    return Device(name, kind, number(at), made_of=(made_of,))
-
-
 ARRAYS = tuple(Array(name, None, None, None, ()) for name in ("one", "two"))
 HOST = Topology(
     "host",
@@ -50,16 +46,16 @@ HOST = Topology(
         lun_of("dm-0", "253:0", "mpatha", ("sda", "sdb"), "one"),
         lun_of("dm-1", "253:1", "mpathb", ("sdc", "sdd"), "one"),
         lun_of("dm-2", "253:2", "mpathc", ("sde",), "two"),
-        volume("dm-3", "253:3", "dm-0"),
+        Device("dm-3", "lvm", number("253:3"), made_of=("dm-0",)),
         Device("sdf", "disk", number("8:80"), transport=Transport(protocol="sata")),
     ),
 )
 """Two arrays, three LUNs, a volume on the first, and a plain disk."""
 
 
-def ios(device: str, n: int, d2c_ms: int, *, op: str = "read", at_s: float = 0.1) -> list[Io]:
+def ios(device: str, n: int, d2c_ms: int, op: str = "read") -> list[Io]:
     """Requests one after the other, one of which stays in flight."""
-    start_ns = round(at_s * S)
+    start_ns = S // 10
     step_ns = d2c_ms * MS + MS
     done = [
         Io(number(device), op, 4096 + 512 * k, start_ns + k * step_ns, d2c_ms * MS + k)

@@ -120,9 +120,9 @@ class Page:
                 clickCount=1,
             )
 
-    def picture(self, path: Path, *, whole: bool = False) -> None:
-        """Write what is visible, or the whole page, as PNG."""
-        done = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, path: Path) -> None:
+        """Write what is visible as PNG."""
+        done = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(done["data"]))
 
     def _note_event(self, event: dict[str, Any]) -> None:

@@ -379,9 +379,9 @@ class Live:
             self.process.kill()
         self.process.communicate()
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+    def stop(self) -> None:
         time.sleep(0.3)  # a completion's record may come after fio has seen it
-        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGINT)
         _, self.messages = self.process.communicate(timeout=PATIENCE_S)
         self.interval = self.intervals()[-1]
 
