@@ -337,11 +337,194 @@ def test_several_devices_are_compared_by_number_and_in_total(multi: Path) -> Non
     whole = collect([str(multi)], patterns=False)
     part = collect([str(multi)], devices=[7 << 20 | 1, 7 << 20 | 2], patterns=False)
     by_device = groupby(compare([whole], [part]), lambda row: row.device)
-    assert [(device, [row.op for row in of_device]) for device, of_device in by_device] == [
+    of_both = [
+        (device, [row.op for row in of_device if not row.only_in])
+        for device, of_device in by_device
+    ]
+    assert [found for found in of_both if found[1]] == [
         ("7:1", ["read", "write", None]),
         ("7:2", ["write", "flush", None]),
         ("all", ["read", "write", "flush", None]),
     ]
+
+
+# --- what only one side has -----------------------------------------------------------------------
+
+SDA, SDB = 8 << 20, 8 << 20 | 16
+
+
+def write_parts(path: Path, *parts: tuple[int, int, bool]) -> Path:
+    """Requests by device and category, 200 of each; of some parts, every second one fails."""
+    records = []
+    for place, (device, category, has_errors) in enumerate(parts):
+        for i in range(200):
+            what = 8 * (i + 1000 * place), 4096, category, device
+            start_ns = 10**9 + 500_000 * i
+            end_ns = start_ns + 100_000 + 10_000 * (i % 7)
+            records.append(tw.issue(start_ns, *what))
+            records.append(tw.complete(end_ns, *what, error=5 * (has_errors and i % 2)))
+    records.sort(key=lambda record: record.time_ns)
+    path.write_bytes(tw.encode(records))
+    return path
+
+
+Parts = tuple[tuple[int, int, bool], ...]
+SDA_READS, SDB_READS = (SDA, tw.READ, False), (SDB, tw.READ, False)
+
+
+@pytest.mark.parametrize(
+    "a, b, requests, only",
+    [
+        # An operation of a single device.
+        (
+            (SDA_READS,),
+            (SDA_READS, (SDA, tw.WRITE, True)),
+            {"8:0/all": (200, 400), "8:0/write": (0, 200)},
+            "write of 8:0",
+        ),
+        # An operation of one of two devices.
+        (
+            (SDA_READS, SDB_READS),
+            (SDA_READS, SDB_READS, (SDB, tw.WRITE, True)),
+            {"8:16/all": (200, 400), "all/all": (400, 600), "all/write": (0, 200)},
+            "write of 8:16, write of all",
+        ),
+        # A device with one operation.
+        (
+            (SDA_READS,),
+            (SDA_READS, (SDB, tw.READ, True)),
+            {"8:16/read": (0, 200), "all/read": (200, 400)},
+            "read of 8:16",
+        ),
+        # A device with several operations.
+        (
+            (SDA_READS, (SDA, tw.WRITE, False)),
+            (SDA_READS, (SDA, tw.WRITE, False), SDB_READS, (SDB, tw.WRITE, True)),
+            {"8:16/all": (0, 400), "8:16/read": (0, 200), "all/all": (400, 800)},
+            "8:16",
+        ),
+        # A device that reads in A, and writes in B.
+        (
+            (SDA_READS, SDB_READS),
+            (SDA_READS, (SDB, tw.WRITE, True)),
+            {"8:16/all": (200, 200), "8:16/write": (0, 200), "all/all": (400, 400)},
+            "write of 8:16, write of all",
+        ),
+    ],
+)
+def test_what_only_one_side_has_is_named_and_counts_in_all(
+    a: Parts,
+    b: Parts,
+    requests: dict[str, tuple[int, int]],
+    only: str,
+    tmp_path: Path,
+    capfd: Capture,
+) -> None:
+    sides, output = [write_parts(tmp_path / "a", *a), write_parts(tmp_path / "b", *b)], "x.html"
+    for first, other in ("AB", "BA"):
+        data = json.loads(printed(capfd, "--json", *sides)[0])
+        rows = {f"{row['device']}/{row['op']}": row for row in data["rows"]}
+        found = {name: tuple(rows[name]["requests"]) for name in requests}
+        assert found == {name: n if first == "A" else n[::-1] for name, n in requests.items()}
+        for row in rows.values():
+            n_a, n_b = row["requests"]
+            is_one_sided = not (n_a and n_b)
+            assert is_one_sided == (row["verdict"] in ("only in A", "only in B"))
+            figures = row["changes"]["iops"], row["changes"]["mean"]
+            assert all(
+                (f[side] is None) == (not n)
+                for f in figures
+                for side, n in (("a", n_a), ("b", n_b))
+            )
+        assert f"only in {other}: {only}" in data["verdict"]
+        assert data["verdict"].startswith(f"100 requests failed in {other}, none in {first}; ")
+        page = tmp_path / output
+        out, _ = printed(capfd, *sides, "--overwrite", "-o", page)
+        assert f"only in {other}: {only}" in out and f"only in {other}: {only}" in page.read_text()
+        assert out.count(f"  only in {other}\n") >= len(METRICS)
+        sides.reverse()
+
+
+@pytest.mark.parametrize("rule", ["all.errors > 99", "all/all.errors > 99", "8:16/all.errors > 99"])
+@pytest.mark.parametrize("of_a", [(SDA_READS,), (SDA_READS, SDB_READS)])
+def test_failed_requests_that_only_b_has_break_a_rule(
+    rule: str, of_a: Parts, tmp_path: Path, capfd: Capture
+) -> None:
+    a = write_parts(tmp_path / "a", *of_a)
+    b = write_parts(tmp_path / "b", *of_a, (SDB, tw.WRITE, True))
+    _, err = printed(capfd, "--fail-if", rule, a, b, status=1)
+    assert err == f"blkiomon: {rule}: 100\n"
+
+
+def test_figures_of_all_are_those_of_all_requests(tmp_path: Path) -> None:
+    paths = [
+        write_parts(tmp_path / "a", SDA_READS, SDB_READS),
+        write_parts(tmp_path / "b", SDA_READS, (SDB, tw.WRITE, False)),
+    ]
+    a, b = ([collect([str(path)], patterns=False)] for path in paths)
+    of_all = [row for row in compare(a, b) if row.numbers == (None, None)]
+    for side, path in enumerate(paths):
+        total = blkiomon.summarize(path).total
+        values = {c.metric: (c.a, c.b)[side] for c in row_of(of_all, None).changes}
+        assert values["iops"] == pytest.approx(total.iops)
+        assert values["p95"] == total.d2c_ns.percentile(95)
+    assert row_of(of_all, None).metric("mean").verdict == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    "rule, told",
+    [
+        ("write.errors > 99", "100"),
+        ("write.errors > 100", None),
+        ("8:0/write.max > 50us", "160 µs"),
+        ("write.max > 50ms", None),
+        ("write.iops < 9", None),
+        ("write.mean > +10%", "A has no write requests"),
+        ("8:0/write.mean > +10%", "A has no write requests of 8:0"),
+        ("discard.max > 1s", "B has no discard requests"),
+        ("discard.errors > 0", "B has no discard requests"),
+        ("discard.iops < -10%", "B has no discard requests"),
+        ("flush.errors > 0", "no row has flush requests"),
+        ("8:32/all.errors > 0", "no row has requests of 8:32"),
+    ],
+)
+def test_rule_about_what_only_one_side_has(rule: str, told: str | None, tmp_path: Path) -> None:
+    a = write_parts(tmp_path / "a", SDA_READS, (SDA, tw.DISCARD, False))
+    b = write_parts(tmp_path / "b", SDA_READS, (SDA, tw.WRITE, True))
+    rows = compare_runs(([str(a)], [str(b)]), ()).alone
+    said = rules.holds(rules.parse(rule), rows)
+    assert said == (None if told is None else f"{rule}: {told}")
+
+
+def test_selected_operation_of_one_side_is_named(tmp_path: Path, capfd: Capture) -> None:
+    a = write_parts(tmp_path / "a", SDA_READS)
+    b = write_parts(tmp_path / "b", SDA_READS, (SDA, tw.WRITE, True))
+    out, _ = printed(capfd, "--op=read", "--op=write", a, b)
+    assert "\nVerdict: 100 requests failed in B, none in A; no difference shown in 1 row; " in out
+    assert "only in B: write of 8:0\n" in out
+    _, err = printed(capfd, "--op=write", a, b, status=3)
+    assert err == "blkiomon: not both sides have write requests\n"
+    writes = write_parts(tmp_path / "writes", (SDA, tw.WRITE, False))
+    _, err = printed(capfd, a, writes, status=3)
+    assert err == "blkiomon: the sides have no operation in common\n"
+
+
+def test_of_many_devices_of_one_side_the_failing_are_named_first(tmp_path: Path) -> None:
+    more = [(SDA + 16 * i, tw.READ, i == 5) for i in range(1, 7)]
+    sides = write_parts(tmp_path / "a", SDA_READS), write_parts(tmp_path / "b", SDA_READS, *more)
+    found = compare_runs(([str(sides[0])], [str(sides[1])]), ())
+    names = "read of 8:80, read of 8:16, read of 8:32 and 3 more"
+    assert f"; only in B: {names}; " in found.verdict()
+    assert found.changed()[0].device == "all"  # a certainly larger share failed
+    assert found.changed()[1].device == "8:80"
+
+
+def test_device_that_may_be_among_others_is_not_called_one_sided(tmp_path: Path) -> None:
+    both = write_parts(tmp_path / "b", SDA_READS, SDB_READS)
+    a = collect([str(write_parts(tmp_path / "a", SDA_READS))], patterns=False)
+    b = collect([str(both)], patterns=False)
+    names = [row.device for row in compare([replace(a, n_others=3)], [b])]
+    assert names == ["8:0", "all"]
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -401,8 +584,8 @@ def row(
         ("read.p99 < +30%", (0.1, 0.3), "read.p99 < +30%: +20.0 %, 1.00 ms to 1.20 ms"),
         ("read.p99 > 1.1ms", (-0.1, 0.3), "read.p99 > 1.1ms: 1.20 ms"),
         ("8:16/read.p99 > 1300us", (0.1, 0.3), None),
-        ("8:17/read.p99 > 1ms", (0.1, 0.3), "not both sides have read requests of 8:17"),
-        ("flush.p99 > 1ms", (0.1, 0.3), "not both sides have flush requests"),
+        ("8:17/read.p99 > 1ms", (0.1, 0.3), "no row has read requests of 8:17"),
+        ("flush.p99 > 1ms", (0.1, 0.3), "no row has flush requests"),
         ("all.p99 >= 1.2ms", (0.1, 0.3), "all.p99 >= 1.2ms: 1.20 ms"),
         ("read.errors > 1", (0.1, 0.3), "read.errors > 1: 2"),
         ("read.errors > 2", (0.1, 0.3), None),

@@ -128,6 +128,21 @@ def test_device_that_changed_comes_first_and_a_row_selects_it(page: Page) -> Non
     assert shown(page, "[charts.part.device, [...charts.part.ops]]") == [0, [1]]
 
 
+def test_row_of_one_side_selects_its_device(browser: Browser, tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a", 1, {SDA: 0.2}),
+        write_run(tmp_path / "b", 2, {SDA: 0.2, SDB: 0.2}),
+    ]
+    assert compare.main(["-o", str(tmp_path / "x.html"), *map(str, runs)]) == 0
+    page = opened(browser, tmp_path / "x.html")
+    assert set(shown(page, "charts.run.devices")) == {"8:0", "8:16"}
+    rows = "[...document.querySelectorAll('tbody tr')]"
+    of_row = f"{rows}.find((row) => /8:16.*only in B/s.test(row.textContent))"
+    page.run(f"{of_row}.querySelector('button').click()")
+    assert shown(page, "charts.run.devices[charts.part.device]") == "8:16"
+    assert shown(page, "charts.figures().map((f) => f.requests > 0)") == [False, True]
+
+
 def test_heat_maps_have_one_scale_and_lines_end_with_their_run(page: Page) -> None:
     ranges = shown(page, "charts.heats.map((heat) => heat.plot.y_log)")
     assert ranges[0] == ranges[1]

@@ -26,6 +26,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from blkiomon.commands.report.bootstrap import DRAWS, Draws, spread, widening
 from blkiomon.commands.report.collected import Collected, listed
 from blkiomon.commands.report.sides import DeviceUnits, Side
@@ -47,6 +49,12 @@ MIXED = "mixed"
 
 CHANGED = ("worse", "better", MIXED)
 """The verdicts on a row with a certain change, or with more or fewer errors."""
+
+UNCHANGED = (NO_DIFFERENCE, TOO_LITTLE)
+"""The verdicts on a row of both sides without such a change."""
+
+ONLY_IN_A, ONLY_IN_B = "only in A", "only in B"
+"""The verdicts on a figure, or a device or operation, that the other side does not have."""
 
 LEAST_PARTS = 8
 """Parts with requests that an interval needs."""
@@ -97,7 +105,9 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", ``NO_DIFFERENCE`` or ``TOO_LITTLE``."""
+        """One of "better", "worse", ``NO_DIFFERENCE``, ``TOO_LITTLE``, or ``ONLY_IN_A`` or B."""
+        if (self.a is None) != (self.b is None):
+            return ONLY_IN_A if self.b is None else ONLY_IN_B
         if self.change is None or self.low is None or self.high is None or self.metric == "max":
             return TOO_LITTLE
         if self.low <= 0 <= self.high:
@@ -111,7 +121,7 @@ class DeviceChanges:
 
     Attributes:
         device: as text; "all": all devices.
-        numbers: of the device on A and B; None: all devices.
+        numbers: of the device on A and B, even if only one of them has it; None: all devices.
         op: operation; None: all operations.
         requests, errors, requeues: on A and B.
     """
@@ -125,6 +135,12 @@ class DeviceChanges:
     requeues: tuple[int, int] = (0, 0)
 
     @property
+    def only_in(self) -> str:
+        """``ONLY_IN_A`` or ``ONLY_IN_B`` if the other side has no such requests; else empty."""
+        a, b = self.requests
+        return "" if a and b else ONLY_IN_A if a else ONLY_IN_B
+
+    @property
     def shown(self) -> list[Change]:
         """The changes that are certain, the largest first."""
         certain = [c for c in self.changes if c.verdict in ("better", "worse")]
@@ -132,12 +148,14 @@ class DeviceChanges:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", ``MIXED``, ``NO_DIFFERENCE`` or ``TOO_LITTLE``."""
+        """One of ``CHANGED``, ``NO_DIFFERENCE``, ``TOO_LITTLE``, or ``ONLY_IN_A`` or B."""
+        if self.only_in:
+            return self.only_in
         verdicts = {change.verdict for change in self.changes}
         certain = {*verdicts, self.errors_verdict} & {"better", "worse"}
         if certain:
             return certain.pop() if len(certain) == 1 else MIXED
-        return TOO_LITTLE if verdicts == {TOO_LITTLE} else NO_DIFFERENCE
+        return NO_DIFFERENCE if NO_DIFFERENCE in verdicts else TOO_LITTLE
 
     @property
     def errors_verdict(self) -> str:
@@ -164,7 +182,10 @@ class DeviceChanges:
 def compare(
     a: Sequence[Collected], b: Sequence[Collected], metrics: Sequence[str] = METRICS
 ) -> list[DeviceChanges]:
-    """The changes of all devices and operations that both sides have, each with a 95 % interval.
+    """The changes of all devices and operations, each with a 95 % interval.
+
+    What only one side has is a row without changes. It counts in the rows of all operations, and of
+    all devices.
 
     Raises:
         ReportError: the sides have no device or operation in common.
@@ -179,7 +200,7 @@ def compare(
     for name, numbers in matched:
         both = [side.of(number) for side, number in zip(sides, numbers)]
         rows += _rows(name, numbers, both, metrics, draws)
-    if not rows:
+    if all(row.only_in for row in rows if row.op is not None):
         raise ReportError("the sides have no operation in common")
     return rows
 
@@ -192,7 +213,8 @@ def judged_together(
     Each interval is widened by one factor, upwards and downwards alike: the draws are too few to
     estimate two factors.
     """
-    n = sum(change.verdict != TOO_LITTLE for row in rows for change in row.changes)
+    judged = ("better", "worse", NO_DIFFERENCE)
+    n = sum(change.verdict in judged for row in rows for change in row.changes)
     independent = [of_side.n_independent for of_side in _draws(a, b)]
     factor = widening(independent, max(1, n)) / widening(independent)
     return [replace(row, changes=tuple(c.widened(factor) for c in row.changes)) for row in rows]
@@ -217,7 +239,8 @@ Numbers = tuple[int | None, int | None]
 def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Numbers]]:
     """Match the devices of both sides: by number, unless each side has just one.
 
-    Where there are several, the last entry is of all devices together.
+    Where there are several, the last entry is of all devices together. There are none if no device
+    is on both sides.
     """
     of_a, of_b = _devices(a), _devices(b)
 
@@ -232,9 +255,17 @@ def match(a: Sequence[Collected], b: Sequence[Collected]) -> list[tuple[str, Num
     if len(of_a) == len(of_b) == 1 and of_a != of_b:
         (one,), (other,) = of_a, of_b
         return [(name(one, other), (one, other))]
-    both = sorted(of_a & of_b)
-    found: list[tuple[str, Numbers]] = [(name(n, n), (n, n)) for n in both]
-    if both and len(of_a | of_b) > 1:
+    if not of_a & of_b:
+        return []
+    # A device without a row on one side may be among the others of that side.
+    of_one = [
+        mine - theirs
+        for mine, theirs, side in ((of_a, of_b, b), (of_b, of_a, a))
+        if not any(run.n_others for run in side)
+    ]
+    numbers = sorted((of_a & of_b).union(*of_one))
+    found: list[tuple[str, Numbers]] = [(name(n, n), (n, n)) for n in numbers]
+    if len(of_a | of_b) > 1:
         found.append(("all", (None, None)))
     return found
 
@@ -251,19 +282,26 @@ def _rows(
     draws: Sequence[Draws],
 ) -> list[DeviceChanges]:
     """The changes of a device, or of all: of each operation, and of all if there are several."""
-    ops: list[str | None] = [op for op in OPS if all(side.count("requests", op) for side in sides)]
+    ops: list[str | None] = [op for op in OPS if any(side.count("requests", op) for side in sides)]
     if len(ops) > 1:
         ops.append(None)
-    drawn = [side.drawn(metrics, ops, of_side) for side, of_side in zip(sides, draws)]
-    ends = spread(*(of_side.reshape(-1, DRAWS) for of_side in drawn))
-    ends = ends.reshape(len(metrics), len(ops), 2)
+    ends = np.full((len(metrics), len(ops), 2), math.nan)
+    of_both = [n for n, op in enumerate(ops) if all(side.count("requests", op) for side in sides)]
+    if of_both:
+        common = [ops[n] for n in of_both]
+        drawn = [side.drawn(metrics, common, of_side) for side, of_side in zip(sides, draws)]
+        found = spread(*(of_side.reshape(-1, DRAWS) for of_side in drawn))
+        ends[:, of_both] = found.reshape(len(metrics), len(of_both), 2)
     widened = widening([of_side.n_independent for of_side in draws])
     figures = [side.figures(metrics) for side in sides]
     rows = []
     for at, op in enumerate(ops):
         changes = []
         for metric, (low, high) in zip(metrics, ends[:, at].tolist()):
-            a, b = (of[metric][side.groups[op]] for of, side in zip(figures, sides))
+            a, b = (
+                of[metric][side.groups[op]] if op in side.groups else None
+                for of, side in zip(figures, sides)
+            )
             change = b / a - 1 if a and b is not None else None
             limits = _interval(change, low, high, widened, metric)
             changes.append(Change(metric, a, b, change, *limits))

@@ -93,8 +93,12 @@ COMMAND = Command(
     `too little to tell` means fewer than eight slices of time with requests, a percentile that
     fewer than ten requests exceed, a figure that is 0, or a maximum, which is one request.
 
+    `only in A` or `only in B` means that the other side has no such device or operation. The
+    rows of all devices and of all operations contain its requests.
+
     A rule of --fail-if is chosen before the runs, so its figure is judged alone, with 95 %
-    confidence. It may hold where the table shows no difference.
+    confidence. It may hold where the table shows no difference. It also holds if B has no such
+    requests, or if A has none and the rule is about a change.
 
     Devices are compared by their numbers. With --by, each run has a topology of its own, in
     A.topology.json and B.topology.json, as devices have other names and numbers after a reboot.

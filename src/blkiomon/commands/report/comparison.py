@@ -15,7 +15,10 @@ from blkiomon.commands.report.changes import (
     CHANGED,
     METRICS,
     NO_DIFFERENCE,
+    ONLY_IN_A,
+    ONLY_IN_B,
     TOO_LITTLE,
+    UNCHANGED,
     Change,
     DeviceChanges,
     compare,
@@ -38,6 +41,9 @@ NAMES = {"iops": "IOPS"}
 
 ROWS_SHOWN = 20
 """Changed rows of the text."""
+
+NAMES_SHOWN = 3
+"""Devices and operations of one side alone that a verdict names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,17 @@ class Comparison:
         ]
 
     def changed(self) -> list[DeviceChanges]:
-        """Rows that changed: first those with more errors, then the largest certain change."""
+        """Rows that changed, or that only one side has.
+
+        First come those with more errors, then the largest certain change, then those of one side.
+        """
 
         def order(row: DeviceChanges) -> tuple[bool, float]:
-            return row.errors_verdict != "worse", -max((c.least for c in row.shown), default=0.0)
+            has_new_errors = row.only_in == ONLY_IN_B and row.errors[1] > 0
+            has_more_errors = row.errors_verdict == "worse" or has_new_errors
+            return not has_more_errors, -max((c.least for c in row.shown), default=0.0)
 
-        return sorted((row for row in self.rows if row.verdict in CHANGED), key=order)
+        return sorted((row for row in self.rows if row.verdict not in UNCHANGED), key=order)
 
     def failed(self) -> tuple[int, int]:
         """Requests that failed in A and in B, each counted once."""
@@ -122,7 +133,7 @@ class Comparison:
 
     def verdict(self) -> str:
         """What changed, in one line; failed requests come first."""
-        parts = [*self._failures(), *self._counted()]
+        parts = [*self._failures(), *self._counted(), *self._of_one_side()]
         changes = [(row, row.shown[0]) for row in self.rows if row.shown]
         if changes:
             row, _ = max(changes, key=lambda found: found[1].least)
@@ -147,6 +158,26 @@ class Comparison:
             return [f"{of} in {rows[of]}" for of in (NO_DIFFERENCE, TOO_LITTLE) if of in rows]
         n_same = counts[NO_DIFFERENCE] + counts[TOO_LITTLE]
         return [f"{', '.join(changed)}, {n_same:,} without a difference shown"]
+
+    def _of_one_side(self) -> list[str]:
+        """What is not compared, such as ``only in B: write of 8:0, 8:16``; first what failed.
+
+        A device is named without its operations if they all are of one side.
+        """
+        parts = []
+        for only_in in (ONLY_IN_A, ONLY_IN_B):
+            rows = [row for row in self.changed() if row.only_in == only_in]
+            whole = {row.numbers for row in rows if row.op is None}
+            names = [
+                f"{op_text(row.op)} of {row.device}" if row.op else row.device
+                for row in rows
+                if row.op is None or row.numbers not in whole
+            ]
+            n_more = len(names) - NAMES_SHOWN
+            more = f" and {n_more:,} more" if n_more > 0 else ""
+            if names:
+                parts.append(f"{only_in}: {', '.join(names[:NAMES_SHOWN])}{more}")
+        return parts
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -213,7 +244,7 @@ def compare_runs(
     a, b = found[: len(names[0])], found[len(names[0]) :]
     alone = compare(a, b, tuple(dict.fromkeys((*METRICS, *metrics))))
     rows = [row for row in alone if not ops or row.op in ops]
-    if not rows:
+    if all(row.only_in for row in rows):
         raise ReportError(f"not both sides have {' or '.join(ops)} requests")
     return Comparison(a, b, judged_together(rows, a, b), ops, alone)
 
@@ -250,7 +281,7 @@ def side_text(side: Sequence[Collected]) -> str:
 
 
 def text(found: Comparison, *, has_all: bool = False) -> str:
-    """A verdict, and a table of the rows that changed, the largest change first; or of all rows."""
+    """A verdict, and a table of the rows that changed or that one side lacks; or of all rows."""
     cells = [("device", "operation", "figure", "A", "B", "change", "95 % interval", "")]
     shown = found.rows if has_all else found.changed()[:ROWS_SHOWN]
     for row in shown:

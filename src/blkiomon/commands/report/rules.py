@@ -2,7 +2,8 @@
 
 A rule is ``[DEVICE/]OPERATION.FIGURE > VALUE`` (or ``<``, ``>=``, ``<=``). A value in per cent is a
 change of B against A; such a rule does not hold if the verdict is "no difference shown". With "too
-little to tell" the figures alone decide. Any other value is a limit for B alone.
+little to tell" the figures alone decide. Any other value is a limit for B alone. A rule holds if
+B has no such requests; a rule about a change, also if A has none.
 """
 
 from __future__ import annotations
@@ -89,17 +90,20 @@ def parse(text: str) -> Rule:
 def holds(rule: Rule, rows: Sequence[DeviceChanges]) -> str | None:
     """A message about a rule that holds, or cannot be checked; None: it does not hold."""
     row = _row_of(rule, rows)
+    what = f"{rule.op} requests" if rule.op else "requests"
+    where = f" of {rule.device}" if rule.device else ""
     if row is None:
-        what = f"{rule.op} requests" if rule.op else "requests"
-        where = f" of {rule.device}" if rule.device else ""
-        return f"{rule.text}: not both sides have {what}{where}"
+        return f"{rule.text}: no row has {what}{where}"
+    a, b = row.requests
+    if not b or (rule.is_change and not a):
+        return f"{rule.text}: {'A' if b else 'B'} has no {what}{where}"
     if rule.metric == "errors":
         is_bad = _COMPARE[rule.sign](row.errors[1], rule.limit)
         return f"{rule.text}: {row.errors[1]}" if is_bad else None
     change = row.metric(rule.metric)
     value = change.change if rule.is_change else change.b
     if value is None:
-        return f"{rule.text}: not both sides have that figure"
+        return f"{rule.text}: {'not both sides have' if rule.is_change else 'B lacks'} that figure"
     if not _COMPARE[rule.sign](value, rule.limit):
         return None
     values = f"{value_text(rule.metric, change.a)} to {value_text(rule.metric, change.b)}"
@@ -120,7 +124,7 @@ def _row_of(rule: Rule, rows: Sequence[DeviceChanges]) -> DeviceChanges | None:
 
 def _only(rows: Sequence[DeviceChanges], row: DeviceChanges) -> tuple[None, ...]:
     """None, which means all operations, if the row is of the only operation of its device."""
-    return (None,) if sum(other.device == row.device for other in rows) == 1 else ()
+    return (None,) if sum(other.numbers == row.numbers for other in rows) == 1 else ()
 
 
 def _names(row: DeviceChanges) -> list[str]:

@@ -61,12 +61,13 @@ class Side:
         self._first_bins = np.searchsorted(self.cells, self._first_cells)
 
     def of(self, number: int | None) -> DeviceUnits:
-        """The units of a device of this side; with None, of all devices."""
+        """The units of a device, none if this side lacks it; with None, of all devices."""
         if number is None:
             return DeviceUnits(self, slice(0, len(self.ops)), slice(0, len(self.cells)))
-        at = int(np.searchsorted(self._devices, number))
-        first, end = self._first_cells[at : at + 2].tolist()
-        return DeviceUnits(self, slice(first, end), slice(*self._first_bins[at : at + 2].tolist()))
+        # Both places are the same, and there are no cells, if this side lacks the device.
+        places = [np.searchsorted(self._devices, number, end) for end in ("left", "right")]
+        cells, bins = self._first_cells[places].tolist(), self._first_bins[places].tolist()
+        return DeviceUnits(self, slice(*cells), slice(*bins))
 
 
 def _units_of(cells: Cells, n_parts: int | None, number: int) -> npt.NDArray[np.int64]:
@@ -83,15 +84,15 @@ class DeviceUnits:
     """The units of one device, or of all, by operation.
 
     Attributes:
-        groups: the index of each operation; of None, all of them, if there are several.
+        groups: the index of each operation; of None, all of them. A single operation is also all.
     """
 
     def __init__(self, side: Side, cells: slice, entries: slice) -> None:
         self._durations_ns = side.durations_ns
         ops, places = np.unique(side.ops[cells], return_inverse=True)
         self.groups: dict[str | None, int] = {OPS[op]: at for at, op in enumerate(ops.tolist())}
-        if len(ops) > 1:
-            self.groups[None] = len(ops)
+        if len(ops):
+            self.groups[None] = len(ops) if len(ops) > 1 else 0
         shape = len(ops), len(self._durations_ns)
         size = shape[0] * shape[1]
         places = places * shape[1] + side.units[cells]
@@ -112,11 +113,11 @@ class DeviceUnits:
         of_bins = places[side.cells[entries] - cells.start] * len(self._bins)
         of_bins += (np.cumsum(is_there) - 1)[bins]
         counts = np.bincount(of_bins, side.counts[entries], size * len(self._bins))
-        self._counts = self._with_all(counts.reshape(*shape, -1), np.add)
+        self._counts = self._with_all(counts.reshape(*shape, len(self._bins)), np.add)
 
     def _with_all(self, of_ops: npt.NDArray[Any], reduce: np.ufunc) -> Floats:
         """With all operations, if there are several, after the others."""
-        if None not in self.groups:
+        if len(of_ops) < 2:
             return of_ops
         return np.concatenate([of_ops, reduce.reduce(of_ops, axis=0, keepdims=True)])
 
@@ -128,7 +129,8 @@ class DeviceUnits:
     def figures(self, metrics: Sequence[str]) -> dict[str, list[float | None]]:
         """Metrics of all units together, by group: exact, or as the library's percentiles."""
         requests, n_bytes, d2c_ns = (np.array(self._totals[name]) for name in SUMS)
-        seconds = np.full(len(requests), self._durations_ns.sum() / NS_PER_S)
+        duration_s = float(self._durations_ns.sum() / NS_PER_S)
+        seconds = np.full(len(requests), duration_s)
         least_ns, most_ns = (
             np.minimum(ns, MOST_NS).astype(np.uint64)
             for ns in (self._least, self._most.max(axis=1))
@@ -146,7 +148,7 @@ class DeviceUnits:
         whole = Histograms(self._bins[bins], totals[at, bins].astype(np.uint64), starts)
         found |= zip(percents, whole.percentiles(least_ns, most_ns, list(percents.values())).T)
         is_there = (requests > 0).tolist()
-        known = {m: found[m].tolist() for m in metrics if seconds[0] or m not in RATES}
+        known = {m: found[m].tolist() for m in metrics if duration_s or m not in RATES}
         return {
             metric: [of if has else None for of, has in zip(known[metric], is_there)]
             if metric in known

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from blkiomon.commands.report.cells import Cells, bounded, coarser_note
-from blkiomon.commands.report.changes import CHANGED, METRICS, DeviceChanges, value_text
+from blkiomon.commands.report.changes import METRICS, UNCHANGED, DeviceChanges, value_text
 from blkiomon.commands.report.comparison import (
     NAMES,
     Comparison,
@@ -47,7 +47,7 @@ def compare_page(found: Comparison, title: str) -> str:
 
 def _page(found: Comparison, title: str, most_bytes: int) -> str:
     changed = found.changed()
-    same = [row for row in found.rows if row.verdict not in CHANGED]
+    same = [row for row in found.rows if row.verdict in UNCHANGED]
     all_cells = sides_of(found)
     sides = _bounded(all_cells, changed, most_bytes)
     body = [
