@@ -21,13 +21,14 @@ import tracewriter as tw
 import blkiomon
 from blkiomon.commands.report import compare as command
 from blkiomon.commands.report import rules
-from blkiomon.commands.report.bootstrap import Draws, starts_drawn, widening
+from blkiomon.commands.report.bootstrap import Draws, normal_quantile, starts_drawn, widening
 from blkiomon.commands.report.changes import (
     BIN_WIDTH,
     METRICS,
     Change,
     DeviceChanges,
     compare,
+    judged_together,
 )
 from blkiomon.commands.report.collect import collect
 from blkiomon.commands.report.collected import Collected
@@ -223,6 +224,7 @@ def test_interval_of_many_changes_is_wider() -> None:
     alpha = 1 - 0.95 ** (1 / 1000)
     normal = NormalDist().inv_cdf(1 - alpha / 2)
     assert widening([3000, 3000], 1000) == pytest.approx(normal / 1.96, rel=3e-3)
+    assert normal_quantile(1000) == pytest.approx(normal)
 
 
 @pytest.fixture(scope="module")
@@ -750,6 +752,34 @@ def test_more_failed_requests_contradict_lower_latencies() -> None:
 def test_share_of_failed_requests_decides() -> None:
     longer = replace(with_errors((30, 300), ("p50", -0.1, 0.1)), requests=(100, 1000))
     assert (longer.errors_verdict, longer.verdict) == ("", NO_DIFFERENCE)
+
+
+def test_many_rows_with_chance_failures_show_no_difference(runs: dict[str, Collected]) -> None:
+    sides = [runs["a0"]], [runs["a1"]]
+    # Of one row, such a difference is certain. Of a hundred, some have it by chance.
+    one = replace(with_errors((5, 25), ("p50", -0.1, 0.1)), requests=(1000, 1000))
+    rows = [replace(one, device=f"8:{i}") for i in range(100)]
+    assert one.errors_verdict == "worse"
+    (alone,) = judged_together(rows[:1], *sides)
+    assert alone.errors_verdict == "worse"
+    # Rows without failures, and those that only one side has, are not judged.
+    without = [replace(row, errors=(0, 0)) for row in rows[1:]]
+    of_one_side = [replace(row, requests=(0, 1000)) for row in rows[1:]]
+    assert judged_together([one, *without, *of_one_side], *sides)[0].errors_verdict == "worse"
+    assert {row.errors_verdict for row in judged_together(rows, *sides)} == {""}
+    more = replace(one, errors=(5, 100))
+    assert judged_together([more, *rows], *sides)[0].errors_verdict == "worse"
+
+
+def test_identical_systems_with_errors_seldom_differ(runs: dict[str, Collected]) -> None:
+    sides = [runs["a0"]], [runs["a1"]]
+    random = np.random.default_rng(0)
+    n_changed = 0
+    for _ in range(40):
+        failed = random.binomial(500, 0.03, (60, 2)).tolist()
+        rows = [replace(with_errors((a, b)), requests=(500, 500)) for a, b in failed]
+        n_changed += any(row.errors_verdict for row in judged_together(rows, *sides))
+    assert n_changed <= 40 * 0.05
 
 
 def test_failed_requests_are_counted_once() -> None:

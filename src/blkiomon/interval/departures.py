@@ -70,11 +70,14 @@ def least_ranks(counts: npt.NDArray[np.float64], percent: float) -> npt.NDArray[
     return ranks
 
 
-def share_limits(part: int, whole: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson score); 0 to 1 if ``whole`` is 0."""
+def share_limits(part: int, whole: int, z: float = Z) -> tuple[float, float]:
+    """The confidence interval of a share (Wilson score), of 95 % unless ``z`` says otherwise.
+
+    It is 0 to 1 if ``whole`` is 0.
+    """
     if not whole:
         return 0.0, 1.0
-    share, square = part / whole, Z * Z / whole
+    share, square = part / whole, z * z / whole
     middle = share + square / 2
     margin = math.sqrt(square * (share * (1 - share) + square / 4))
     return (middle - margin) / (1 + square), (middle + margin) / (1 + square)

@@ -11,7 +11,8 @@ are the interval. These rules keep it honest:
 - A few runs spread less among themselves than runs do in general: the interval is widened by
   Student's t distribution for that number.
 - Of 500 devices some seem to have changed by chance. The more changes are judged together, the
-  wider are their intervals, by Šidák: all true changes are in them with 95 % confidence.
+  wider are their intervals, by Šidák: all true changes are in them with 95 % confidence. Shares of
+  failed requests are judged likewise, by the number of rows with such requests.
 - The maximum latency is that of one request. No draw has a greater one than was measured, so that
   its interval is too narrow: it is given, and no verdict is based on it.
 - A percentile that fewer than ten requests of either side exceed has no interval.
@@ -28,13 +29,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blkiomon.commands.report.bootstrap import DRAWS, Draws, spread, widening
+from blkiomon.commands.report.bootstrap import DRAWS, Draws, normal_quantile, spread, widening
 from blkiomon.commands.report.collected import Collected, listed
 from blkiomon.commands.report.sides import DeviceUnits, Side
 from blkiomon.engine.constants import OPS
 from blkiomon.errors import ReportError
 from blkiomon.formats.units import bandwidth_text, device_text, rate_text, time_text
-from blkiomon.interval.departures import share_limits
+from blkiomon.interval.departures import Z, share_limits
 from blkiomon.interval.groups import NS_PER_S
 
 METRICS = ("iops", "bandwidth", "mean", "p50", "p95", "p99", "p99.9", "max")
@@ -124,6 +125,7 @@ class DeviceChanges:
         numbers: of the device on A and B, even if only one of them has it; None: all devices.
         op: operation; None: all operations.
         requests, errors, requeues: on A and B.
+        errors_z: standard deviations to both sides of a share of failed requests, up to its limits.
     """
 
     device: str
@@ -133,6 +135,7 @@ class DeviceChanges:
     errors: tuple[int, int]
     changes: tuple[Change, ...]
     requeues: tuple[int, int] = (0, 0)
+    errors_z: float = Z
 
     @property
     def only_in(self) -> str:
@@ -163,7 +166,7 @@ class DeviceChanges:
 
         Certainly: the confidence intervals of both shares do not overlap.
         """
-        a, b = map(share_limits, self.errors, self.requests)
+        a, b = (share_limits(*of, self.errors_z) for of in zip(self.errors, self.requests))
         return "worse" if b[0] > a[1] else "better" if b[1] < a[0] else ""
 
     @property
@@ -211,13 +214,19 @@ def judged_together(
     """With intervals that contain all true changes together with 95 % confidence.
 
     Each interval is widened by one factor, upwards and downwards alike: the draws are too few to
-    estimate two factors.
+    estimate two factors. The limits of the shares of failed requests are wider by the number of
+    rows with such requests.
     """
     judged = ("better", "worse", NO_DIFFERENCE)
     n = sum(change.verdict in judged for row in rows for change in row.changes)
+    n_failing = sum(any(row.errors) and not row.only_in for row in rows)
+    errors_z = normal_quantile(max(1, n_failing))
     independent = [of_side.n_independent for of_side in _draws(a, b)]
     factor = widening(independent, max(1, n)) / widening(independent)
-    return [replace(row, changes=tuple(c.widened(factor) for c in row.changes)) for row in rows]
+    return [
+        replace(row, changes=tuple(c.widened(factor) for c in row.changes), errors_z=errors_z)
+        for row in rows
+    ]
 
 
 def _n_parts(a: Sequence[Collected], b: Sequence[Collected]) -> int | None:
