@@ -7,6 +7,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import termios
 import threading
 import time
 from pathlib import Path
@@ -188,6 +190,21 @@ def test_terminal_as_input_gets_one_line_of_advice() -> None:
         rb"blkiomon: standard input is a terminal; trace records are expected there, .*\n",
         result.stderr,
     )
+
+
+def test_stopped_terminal_does_not_hold_up_a_run_that_a_signal_ends(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    stats = tmp_path / "stats"
+    command = [*runner.COMMAND, "-I", "0.01", "--csv", str(stats), "--clock", "wall"]
+    try:
+        termios.tcflow(theirs, termios.TCOOFF)  # as Ctrl-S does
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=theirs) as process:
+            runner.until(lambda: stats.exists() and stats.stat().st_size, "the statistics")
+            process.terminate()
+            assert process.wait(runner.TIMEOUT_S) == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("redirected", ["<&-", "0>/dev/null"], ids=["closed", "writing_only"])

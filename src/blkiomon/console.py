@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections.abc import Callable, Iterable
 
@@ -22,7 +23,17 @@ SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 """The signals that a run handles: those that end it, and SIGHUP, which reopens files."""
 
 
+AFTER_SIGNAL_S = 0.5
+"""After a signal, a destination that accepts nothing for so long is given up."""
+
+_is_ending = False
 _listener: Callable[[str], None] | None = None
+
+
+def stop_waiting() -> None:
+    """A signal has come: drop messages that standard error does not take."""
+    global _is_ending
+    _is_ending = True
 
 
 def divert(listener: Callable[[str], None] | None) -> None:
@@ -40,7 +51,13 @@ def complain(message: str) -> None:
 
 
 def _print_error(text: str) -> None:
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
     try:
+        # A write would go on waiting after a signal, as when Ctrl-S has stopped the terminal.
+        while not poll.poll(AFTER_SIGNAL_S * 1000):
+            if _is_ending:
+                return
         write(2, text)
     except OSError:
         pass  # standard error is closed

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from blkiomon.console import SIGNALS, STOP_SIGNALS
+from blkiomon.console import SIGNALS, STOP_SIGNALS, stop_waiting
 from blkiomon.errors import SourceError
 
 
@@ -88,6 +88,7 @@ class StopSignals:
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         self.received = True
         self.number = number
+        stop_waiting()
         self._at_once()
         if self.interrupts:
             self.interrupts = False  # once: the run is ending

@@ -13,10 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from blkiomon.console import how_many
+from blkiomon.console import AFTER_SIGNAL_S, how_many
 from blkiomon.formats.units import bytes_text
 from blkiomon.outputs.opening import Policy, check_output, open_output
-from blkiomon.outputs.sink import AFTER_SIGNAL_S
 from blkiomon.sources.trace_sets import MEMBER
 from blkiomon.sources.version7 import Version7
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
+from blkiomon.console import AFTER_SIGNAL_S
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.slow import SlowBatch
@@ -38,9 +39,6 @@ MAX_RECORD_BYTES = 16 << 20
 
 POLL_S = 0.2
 """Time between two attempts to find a destination that does not exist yet."""
-
-AFTER_SIGNAL_S = 0.5
-"""After a signal, a destination that accepts nothing for so long is given up."""
 
 CLOSE_S = 5.0
 """At the end of a live trace, a destination that accepts nothing for so long is given up."""
