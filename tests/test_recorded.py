@@ -132,6 +132,31 @@ def test_live_trace_is_live_though_this_process_was_stopped_for_long(host: str) 
     assert not stream.is_recorded
 
 
+IDLE_HOSTS: dict[str, dict[str, Any]] = {
+    **{name: HOSTS[name] for name in ("this", "this_without_note", "other")},
+    "other_whose_clock_is_seconds_behind": {"zero_s": 7_000.0, "age_s": 20},
+    "other_whose_clock_is_seconds_ahead": {"zero_s": 7_000.0, "age_s": -20},
+}
+
+
+@pytest.mark.parametrize("host", IDLE_HOSTS)
+@pytest.mark.parametrize(("first_s", "last_s"), [(0, 0.1), (-1, 0), (-60, -30), (-590, -500)])
+def test_live_trace_that_is_idle_after_its_backlog_is_live(
+    host: str, first_s: float, last_s: float
+) -> None:
+    stream = Stream(1.0, **IDLE_HOSTS[host])
+    stream.bring(first_s, last_s)
+    stream.pass_time(1)
+    assert stream.is_due and not stream.is_recorded
+
+
+def test_live_trace_without_note_of_another_host_is_live_though_it_is_idle() -> None:
+    stream = Stream(1.0, **HOSTS["other_without_note"])
+    stream.bring(-0.8, 0)
+    stream.pass_time(1)
+    assert stream.is_due and not stream.is_recorded
+
+
 def test_live_trace_that_ends_at_once_after_a_short_backlog_is_live() -> None:
     stream = Stream(10.0)
     stream.bring(-0.7, 0)
@@ -185,11 +210,16 @@ def test_recorded_trace_of_many_records_is_recorded_though_it_comes_hardly_faste
     assert stream.is_recorded
 
 
-def test_recorded_trace_whose_pipe_stays_open_is_recorded() -> None:
-    stream = Stream(1.0, zero_s=7_000.0, age_s=YEAR_S)
-    stream.bring(0, 1800)
-    stream.pass_time(1)
-    assert stream.is_due and stream.is_recorded
+@pytest.mark.parametrize("interval_s", INTERVALS)
+@pytest.mark.parametrize("trace", RECORDED)
+def test_recorded_trace_whose_pipe_stays_open_is_recorded(trace: str, interval_s: float) -> None:
+    for seconds in (3, 30, 1800):
+        stream = Stream(interval_s, **RECORDED[trace])
+        stream.bring(0, seconds)
+        stream.pass_time(0.01)
+        stream.pass_time(HELD_S)
+        assert stream.is_due and stream.is_recorded, seconds
+        assert stream.is_recorded_at_its_end
 
 
 def test_notes_alone_decide_nothing() -> None:
@@ -242,6 +272,19 @@ def test_recorded_trace_through_a_fifo_is_as_its_file(tmp_path: Path, of_the_fil
         with fifo.open("wb") as file:
             file.write(TRACE.read_bytes())
         assert process.end() == (0, of_the_file, SAID.decode())
+
+
+@pytest.mark.parametrize("has_note", [True, False])
+def test_recorded_trace_is_read_by_its_clock_while_its_pipe_stays_open(has_note: bool) -> None:
+    begun_s = time.monotonic() + 86_400  # never this host's present
+    note = [notify_timestamp(round(begun_s * S), round(time.time()) - 86_400, 0)] * has_note
+    with Running("stat", "--json", "-", "1").started() as process:
+        process.write(encode([*note, *pairs(begun_s, begun_s + 30, 3001)]))
+        process.read_count(b"\n", 30)
+        assert process.stderr == SAID.decode()
+        intervals = runner.json_lines(process.succeed(said=SAID.decode()))
+    assert {interval["clock"] for interval in intervals} == {"trace"}
+    assert [interval["total"]["requests"] for interval in intervals[:30]] == [100] * 30
 
 
 def test_wall_clock_is_that_of_this_host_on_request() -> None:

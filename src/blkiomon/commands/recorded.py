@@ -3,7 +3,8 @@
 A recorded trace arrives faster than it happened, and may arrive long after. A live trace arrives as
 it happens, but may begin with a backlog, if the tracer started before this process did. So the
 times of both may run ahead of the clock at first. After a backlog, the times of a live trace run as
-fast as the clock, and are close to the present.
+fast as the clock, and are close to the present. Where the pipe of a recorded trace stays open, its
+age tells, or how fast it came.
 
 The beginning of the stream is held back until the decision; nothing of it is counted before.
 """
@@ -104,15 +105,18 @@ class Beginning:
             return False
         now = self._now()
         age_s = self._age_s()
+        # It came faster than a tracer delivers what happens, even if the pipe then stayed open.
+        came_at_once = now.span_s > 5 * self._seen[-1].elapsed_s + BURST_S
         if has_ended:
             # It came much faster than it happened, or long after. This may also be a live trace
             # with a backlog that ends soon: ending intervals by its own clock is right for it, too.
             is_fast = now.span_s > 5 * now.elapsed_s + 0.05
-            return is_fast or (age_s is not None and age_s > OLD_S)
+            return is_fast or came_at_once or (age_s is not None and age_s > OLD_S)
         # The latest record is recent, by its time of day or by this host's monotonic clock.
         if age_s is not None and abs(age_s) <= NEAR_S:
             return False
-        if abs(self._monotonic() - self._last_ns / 1e9) <= NEAR_S:
+        ago_s = abs(self._monotonic() - self._last_ns / 1e9)
+        if ago_s <= NEAR_S:
             return False
         # Otherwise the clock of its host may be wrong, or the trace has no time of day. Then check
         # how far its times are ahead, and whether they still run faster after any backlog.
@@ -121,8 +125,13 @@ class Beginning:
         span_s, elapsed_s = now.span_s - half.span_s, now.elapsed_s - half.elapsed_s
         if ahead_s > BACKLOG_S or span_s > 2 * elapsed_s + BURST_S:
             return True
-        # At a very high record rate, only few seconds are held back: smaller leads decide, too.
         is_old = age_s is not None and age_s > BACKLOG_S
+        if now.held_bytes == half.held_bytes:
+            # Nothing follows: a live trace is idle, and its latest record no older than a backlog.
+            # Without the time of day, another host's clock looks as wrong as that of a recorded
+            # trace; then it also has to be faster than live.
+            return is_old or (age_s is None and ago_s > BACKLOG_S and came_at_once)
+        # At a very high record rate, only few seconds are held back: smaller leads decide, too.
         return is_old and (span_s > 1.5 * elapsed_s or ahead_s > OLD_S)
 
     def _now(self) -> Seen:
