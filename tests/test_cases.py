@@ -14,7 +14,7 @@ import oracle
 import pytest
 import runner
 import tracewriter as tw
-from test_identity import LONGEST_S, assert_identical, outputs_of_process
+from test_identity import assert_identical, outputs_of_process
 from tracewriter import Record, complete, encode, issue, notify_process, notify_timestamp, replace
 
 S, MS, US = 10**9, 10**6, 10**3
@@ -255,14 +255,12 @@ def test_original_outputs_alone_keep_its_pairing(
     theirs: dict[str, oracle.Result], name: str, tmp_path: Path
 ) -> None:
     data = encode(CASES[name])
-    # Only for the request that takes longer than --max-age allows.
-    options = [f"--max-age={LONGEST_S}"] * (name == "slower_than_the_greatest_age")
-    ours = outputs_of_process(data, tmp_path / "ours", *options)
+    ours = outputs_of_process(data, tmp_path / "ours")
     assert_identical(ours, theirs[name], name)
     for letter, masked, expected in (
         ("h", oracle.mask_human, theirs[name].human),
         ("b", oracle.mask_binary, theirs[name].binary),
         ("D", bytes, theirs[name].debug),
     ):
-        output = runner.succeed("-I1000", f"-{letter}", "-", *options, stdin=data)
+        output = runner.succeed("-I1000", f"-{letter}", "-", stdin=data)
         assert masked(output) == expected, letter

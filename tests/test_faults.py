@@ -34,7 +34,7 @@ from tuned import fed
 
 from blkiomon._core import Engine
 from blkiomon.commands.cli import parse
-from blkiomon.commands.config import Config
+from blkiomon.commands.config import NO_AGE_LIMIT_S, Config
 from blkiomon.engine import layout
 
 U32 = 1 << 32
@@ -520,10 +520,17 @@ def test_11_completion_beyond_the_greatest_age_does_not_match(tmp_path: Path) ->
 def test_11_pending_records_are_bounded_by_default() -> None:
     config = parse(["-I", "1"])
     assert isinstance(config, Config)
+    assert (config.max_pending, config.max_age_s) == (1_000_000, NO_AGE_LIMIT_S)
+    config = parse(["-I", "1", "--json", "-"])
+    assert isinstance(config, Config)
     assert (config.max_pending, config.max_age_s) == (1_000_000, 600.0)
-    minute = 60 * 10**9
-    assert requests(shown(encode([issue(0, 1, 1), complete(10 * minute, 1, 1)]))) == 1
-    assert requests(shown(encode([issue(0, 1, 1), complete(10 * minute + 1, 1, 1)]))) == 0
+
+
+def test_request_counts_however_long_it_takes_unless_an_age_is_given() -> None:
+    day_ns = 86_400 * 10**9
+    pair = encode([issue(0, 1, 1), complete(10 * day_ns, 1, 1)])
+    assert requests(shown(pair)) == 1
+    assert requests(shown(pair, "--max-age=1h")) == 0
 
 
 def test_11_evictions_are_mentioned_only_where_there_were_any(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look
 from blkiomon.commands.top.watch import Watch
 from blkiomon.formats.openmetrics import Metrics
-from blkiomon.interval.incomplete import in_words
+from blkiomon.interval.incomplete import Dropped, in_words
 from blkiomon.interval.value import Counts, Interval
 from blkiomon.sources.devices import nameless
 
@@ -310,3 +310,82 @@ def test_metrics_have_the_shares_of_the_latest_interval() -> None:
         assert {reason: float(share) for reason, share in found} == shares
         missing = re.findall(r"^blkiomon_missing_files (\S+)$", text, re.M)
         assert list(map(float, missing)) == [1.0] * missing_files
+
+
+# --- requests that take longer than --max-age -----------------------------------------------------
+
+S = 10**9
+DROPPED = "1 issue or completion was dropped: no partner came within 600 s (--max-age allows more)"
+
+
+def slow_one(last_s: int = 700) -> list[tw.Record]:
+    """Quick requests, once a second, and a slow one that begins with the first."""
+    records = [tw.issue(S, 8, 4096), tw.complete((1 + last_s) * S, 8, 4096)]
+    for at_ns in range(S, (1 + last_s) * S, S):
+        sector = 16 + at_ns // S
+        records += [tw.issue(at_ns, sector, 512), tw.complete(at_ns + MS, sector, 512)]
+    return sorted(records, key=lambda record: record.time_ns)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    path = tmp_path / "slow.bin"
+    path.write_bytes(tw.encode(slow_one()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-I60", "--json=-"],
+        ["-I1", "--csv=-"],
+        ["-I1", "-h-", "--json=-"],
+        ["-I60", "--slow=1000"],
+        ["stat"],
+    ],
+)
+def test_end_of_a_run_names_max_age_if_a_request_was_dropped(
+    slow: Path, arguments: list[str]
+) -> None:
+    result = runner.call(*arguments, slow)
+    assert (result.returncode, result.stderr.decode()) == (0, f"blkiomon: {DROPPED}\n")
+    runner.succeed(*arguments, "--max-age=12m", slow)
+
+
+def test_summary_names_max_age_if_a_request_was_dropped(slow: Path) -> None:
+    text = " ".join(runner.succeed(slow).decode().split())
+    assert DROPPED in text and "701 requests" not in text
+    text = " ".join(runner.succeed("--max-age=12m", slow).decode().split())
+    assert "--max-age" not in text and "701 requests" in text
+
+
+def test_original_outputs_alone_drop_no_request(slow: Path, tmp_path: Path) -> None:
+    debug = tmp_path / "D"
+    runner.succeed("-I1", "-h-", "-D", debug, slow)
+    assert debug.read_bytes().endswith(
+        b"0 leftover, 701 match, 0 mismatch, 0 driverdata, 1402 overall\n"
+    )
+
+
+def test_completions_of_requests_in_flight_at_the_begin_are_no_dropped_requests(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "trace.bin"
+    records = [record for record in slow_one() if record.sector != 8]
+    records.insert(0, tw.complete(S, 8, 4096))
+    records.append(tw.issue(records[-1].time_ns, 8, 4096))  # in flight at the end
+    path.write_bytes(tw.encode(records))
+    runner.succeed("-I60", "--json", "-", path)
+    assert b"--max-age" not in runner.succeed(path)
+
+
+def test_dropped_names_max_pending_if_so_many_may_have_been_pending() -> None:
+    dropped = Dropped()
+    dropped.add(Counts(records=10, issues_without_completion=1, evicted=2))
+    text = (
+        "2 issues and completions were dropped: no partner came within 5 s (--max-age allows more)"
+    )
+    assert dropped.text(5, 100) == text
+    assert dropped.text(5, 10) == (
+        f"{text}, or more than 10 were pending (--max-pending allows more)"
+    )

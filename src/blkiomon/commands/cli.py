@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from blkiomon._version import __version__
-from blkiomon.commands.config import Config
+from blkiomon.commands.config import NO_AGE_LIMIT_S, Config
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     MAX_AGE,
@@ -139,7 +139,11 @@ OPTIONS = (
     Option("--no-final", "drop the last, partial interval, as blkiomon 0.3 does", _MORE),
     RESYNC._replace(group=_MORE),
     MAX_PENDING._replace(group=_MORE),
-    MAX_AGE._replace(group=_MORE),
+    MAX_AGE._replace(
+        group=_MORE,
+        help="drop requests that stay pending for longer (default 600; with outputs of blkiomon "
+        "0.3 alone, no limit)",
+    ),
     MAX_DEVICES._replace(group=_MORE),
     Option("--user=NAME[:GROUP]", "drop root privileges after opening files", _MORE, _user),
     OVERWRITE._replace(group=_MORE, help="outputs replace even files that begin like a trace"),
@@ -440,6 +444,16 @@ def parse(arguments: Sequence[str]) -> Config | str:
 
         trace = with_relatives(trace, values["by"])
     slow_ns, slow_percent, _ = values["slow"] or (None, None, None)
+    outputs = OutputSettings(
+        destinations=destinations or {"human-readable": "-"},
+        stat_version=values["stat-version"],
+        names=values["names"],
+        overwrite="overwrite" in given,
+        follow_symlinks="follow-symlinks" in given,
+        verbose="verbose" in given,
+    )
+    # The original counts a request however long it takes.
+    is_ageless = outputs.are_original and "max-age" not in given
     return Config(
         interval_s=values["interval"],
         files=tuple(files),
@@ -449,14 +463,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         selection=Selection(
             values["device"], values["op"], Period.between(values["from"], values["to"])
         ),
-        outputs=OutputSettings(
-            destinations=destinations or {"human-readable": "-"},
-            stat_version=values["stat-version"],
-            names=values["names"],
-            overwrite="overwrite" in given,
-            follow_symlinks="follow-symlinks" in given,
-            verbose="verbose" in given,
-        ),
+        outputs=outputs,
         is_original=_are_original(given, files),
         slow_ns=slow_ns,
         slow_percent=slow_percent,
@@ -464,7 +471,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
         user=values["user"],
         final="no-final" not in given,
         max_pending=values["max-pending"],
-        max_age_s=values["max-age"],
+        max_age_s=NO_AGE_LIMIT_S if is_ageless else values["max-age"],
         max_devices=values["max-devices"],
         resync="resync" in given,
         by=values["by"],

@@ -9,6 +9,9 @@ from blkiomon.commands.privileges import User
 from blkiomon.outputs.catalog import OutputSettings
 
 ALL_REQUESTS = Selection()
+NO_AGE_LIMIT_S = 18_446_744_073.0
+"""The greatest age that the engine can have: 2^64 ns, 584 years."""
+
 NO_OUTPUTS = OutputSettings({})
 
 

@@ -15,7 +15,7 @@ from blkiomon.engine.constants import OPS
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.columns import NS_PER_S
-from blkiomon.interval.incomplete import in_words
+from blkiomon.interval.incomplete import Dropped, in_words
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.slow import SlowRequests
 from blkiomon.interval.value import Interval
@@ -94,6 +94,7 @@ class Pipeline:
         self._no_requests = None if self._is_silent else NoRequests(config.selection)
         self._outputs = outputs
         self._report = report
+        self._dropped = Dropped()
         self._left = config.most_intervals  # intervals; None: any number
         self._driver_records = 0  # handed over so far
         self._skips = 0
@@ -195,6 +196,13 @@ class Pipeline:
             return None
         return f"incomplete: {in_words(why)}"
 
+    @property
+    def dropped(self) -> str | None:
+        """A line about issues that were too old or too many; None if none were, or if silent."""
+        if self._config.is_drop_in or self._config.screen or not self.monitor.totals.requests:
+            return None  # as ``incompleteness``
+        return self._dropped.text(self._config.max_age_s, self._config.max_pending)
+
     def cut(self, time_ns: int) -> None:
         """End an interval at a wall-clock time in ns.
 
@@ -224,6 +232,7 @@ class Pipeline:
             if not self._left:
                 return
             self._left -= 1
+        self._dropped.add(interval.counts)
         if self._slow is not None:
             if not self.is_wall:
                 self._slow.look(self.monitor.start_ns)

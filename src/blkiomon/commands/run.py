@@ -154,8 +154,9 @@ def _run(
             _explain(error, config)
         was_left = stop.received or outputs.is_reader_gone
         is_empty = _report_end(config, pipeline, source, is_silent=bool(failures or was_left))
-        if not outputs.is_reader_gone and (why := pipeline.incompleteness):
-            complain(why)
+        for why in (pipeline.incompleteness, pipeline.dropped):
+            if why and not outputs.is_reader_gone:
+                complain(why)
         is_stopped = stop.received
         if not is_stopped:
             outputs.close()  # here a signal may still end the wait for an output

@@ -16,6 +16,8 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
     FILE,
     HELP,
+    MAX_AGE,
+    MAX_PENDING,
     NAMES,
     QUEUE_TIMES,
     SELECTION,
@@ -62,6 +64,8 @@ COMMAND = Command(
         NAMES,
         BY,
         TOPOLOGY,
+        MAX_PENDING,
+        MAX_AGE,
         HELP,
     ),
     """
@@ -126,6 +130,8 @@ def _config(given: Namespace) -> Config:
         **watched(given, names, "stat"),
         interval_s=interval_s,
         most_intervals=count,
+        max_pending=given.max_pending,
+        max_age_s=given.max_age,
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
     )
 
