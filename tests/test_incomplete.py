@@ -28,7 +28,8 @@ from blkiomon.commands.top.frame import About, lines
 from blkiomon.commands.top.look import Look
 from blkiomon.commands.top.watch import Watch
 from blkiomon.formats.openmetrics import Metrics
-from blkiomon.interval.incomplete import Dropped, in_words
+from blkiomon.interval.dropped import Dropped
+from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.value import Counts, Interval
 from blkiomon.sources.devices import nameless
 

@@ -15,7 +15,8 @@ from blkiomon.engine.constants import OPS
 from blkiomon.formats.debug import Final
 from blkiomon.formats.driver_data import DriverData
 from blkiomon.interval.columns import NS_PER_S
-from blkiomon.interval.incomplete import Dropped, in_words
+from blkiomon.interval.dropped import Dropped
+from blkiomon.interval.incomplete import in_words
 from blkiomon.interval.monitor import Monitor
 from blkiomon.interval.slow import SlowRequests
 from blkiomon.interval.value import Interval

@@ -196,7 +196,7 @@ class _Summary:
             yield from textwrap.wrap(f"- {one.text}.", columns, subsequent_indent="  ")
 
     def _dropped(self) -> str | None:
-        from blkiomon.interval.incomplete import Dropped
+        from blkiomon.interval.dropped import Dropped
 
         dropped = Dropped()
         for part in self._found.slices:

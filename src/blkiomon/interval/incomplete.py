@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from blkiomon.console import how_many
-
-if TYPE_CHECKING:
-    from blkiomon.interval.value import Counts
 
 INCOMPLETE_FROM = 0.01
 """The least share that makes an interval incomplete. Smaller shares are normal: a few requests are
@@ -50,38 +46,6 @@ _TEXTS = {
     "issues_without_completion": "of issues have no completion",
     "completions_without_issue": "of completions have no issue",
 }
-
-
-class Dropped:
-    """Issues that were dropped before their completion came, and so are missing from all figures.
-
-    Completions are dropped, too. Where tracing began with requests in flight, this is normal: so
-    nothing counts before an issue lacks its completion.
-    """
-
-    def __init__(self) -> None:
-        self._lacks_completion = False
-        self._evicted = 0
-        self._records = 0
-
-    def add(self, counts: Counts) -> None:
-        """Add the counts of the next interval."""
-        self._records += counts.records
-        self._lacks_completion |= counts.issues_without_completion > 0
-        if self._lacks_completion:
-            self._evicted += counts.evicted
-
-    def text(self, max_age_s: float, max_pending: int) -> str | None:
-        """How many were dropped, and the options that keep more; None if none were."""
-        if not self._evicted:
-            return None
-        dropped = how_many(
-            self._evicted, "issue or completion was", "issues and completions were", ","
-        )
-        text = f"{dropped} dropped: no partner came within {max_age_s:g} s (--max-age allows more)"
-        if self._records >= max_pending // 2:
-            text += f", or more than {max_pending:,} were pending (--max-pending allows more)"
-        return text
 
 
 def in_words(found: Iterable[Incomplete]) -> str:
