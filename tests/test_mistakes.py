@@ -21,10 +21,12 @@ TIME = "takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or mor
 NEEDS_OUTPUT = "needs -I or an output: without them, blkiomon summarizes TRACE"
 NO_FILE = "no such file, and no file matches"
 
+LONG = 300 * "x"
+
 MISTAKES = (
     # A name that is something else.
     ("run2", USAGE, "run2 is neither a trace nor a block device nor a command; "),
-    ("./run2", USAGE, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("./run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
     ("sumary t", USAGE, "unknown command 'sumary'; did you mean 'summary'?"),
     ("archiv -I 60 -o ds t", USAGE, "unknown command 'archiv'; did you mean 'archive'?"),
     ("help repotr", USAGE, "unknown command 'repotr'; did you mean 'report'?"),
@@ -36,11 +38,18 @@ MISTAKES = (
     ("stat 8:1048576", INPUT, f"cannot open 8:1048576: {NO_FILE} 8:1048576.blktrace.*, and this"),
     ("stat nothing", INPUT, f"cannot open nothing: {NO_FILE} nothing.blktrace.*, and this host "),
     ("compare t run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
-    ("dir", USAGE, "no trace in dir: looked for *.blktrace.0 and so on"),
-    ("sda.blktrace.0", USAGE, "cannot open sda.blktrace.0: no such file"),
+    ("dir", INPUT, "no trace in dir: looked for *.blktrace.0 and so on"),
+    ("sda.blktrace.0", INPUT, "cannot open sda.blktrace.0: no such file"),
     ("-I1 --trace sdzz -h -", INPUT, "cannot capture sdzz: this host has no such block device"),
     ("--device sdzz t", USAGE, "--device: this host has no block device 'sdzz'; name a device of"),
     ("--device 7:9 t", INPUT, "t: no request of 7:9; there are some of 7:1, 7:2, 7:3"),
+    ("run2.bin", INPUT, f"cannot open run2.bin: {NO_FILE} run2.bin.blktrace.*"),
+    ("--op read ./run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("--json - ./run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("-h - ./run2", INPUT, f"cannot open run2: {NO_FILE} run2.blktrace.*"),
+    ("gone/run2", INPUT, f"cannot open gone/run2: {NO_FILE} gone/run2.blktrace.*"),
+    ("t/run2", INPUT, "cannot open t/run2: Not a directory"),
+    (LONG, INPUT, f"cannot open {LONG}: File name too long"),
     # A file that is something else.
     ("empty", INPUT, "empty: the trace is empty"),
     ("t.tar", INPUT, "bad trace: t.tar is a tar archive: unpack it first, as in `tar -xf t.tar`"),
@@ -156,6 +165,17 @@ def test_mistake_gets_one_line_that_helps(
     line, end, usage = result.stderr.decode().partition("\n")
     assert f"{line}{end}".startswith(f"blkiomon: {said}")
     assert result.returncode == status
-    assert usage.startswith("Usage: blkiomon") or usage == ""
+    assert usage == "" or (usage.startswith("Usage: blkiomon") and status in (ORIGINAL, USAGE))
     assert bool(result.stdout) == (typed == "cut"), "what could be read is shown"
     assert {path: path.stat().st_mtime_ns for path in files.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_wins_over_a_file_of_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / name).write_bytes(TRACE.read_bytes())
+    alone, beside = (runner.call(name, "gone", cwd=at) for at in (tmp_path / "empty", tmp_path))
+    assert (beside.returncode, beside.stderr) == (alone.returncode, alone.stderr)
+    assert beside.stdout == alone.stdout == b""
+    read = runner.succeed(f"./{name}", cwd=tmp_path).decode()
+    assert read.startswith(f"{name}: 3.01 s; the trace does not")

@@ -55,6 +55,7 @@ from blkiomon.console import (
     complain,
     printed,
 )
+from blkiomon.errors import SourceError
 from blkiomon.outputs.catalog import OUTPUTS, PERCENTILES, QUEUE, Output, OutputSettings
 
 
@@ -187,7 +188,8 @@ COMMAND = Command(
     A TRACE is a file, a FIFO, a directory, or - for standard input, which is also read if no TRACE
     is given. Of the per-CPU files that blktrace writes, one file or their base name is enough: sda
     means all of sda.blktrace.*. Several traces are merged by time. Files may be compressed with
-    gzip, xz or zstd.
+    gzip, xz or zstd. A first word that is a command means the command: a trace of that name is
+    ./stat.
 
     `blkiomon help` lists the commands and what to type first.
     """,
@@ -270,6 +272,8 @@ def _main(argv: Sequence[str] | None) -> int:
         os.putenv("OPENBLAS_NUM_THREADS", "1")
     if not arguments and os.isatty(0):  # a person, and no trace: the original fails here
         arguments = ["help"]
+    elif arguments[:1] and arguments[0] in COMMANDS:
+        pass  # even if a trace has this name
     elif _asks_for_summary(arguments):
         arguments = ["summary", *arguments]
     if arguments and arguments[0] in COMMANDS:
@@ -287,6 +291,9 @@ def _monitor(arguments: Sequence[str]) -> int:
         config = parse(arguments)
     except UsageError as error:
         return COMMAND.misused(error)
+    except SourceError as error:
+        complain(str(error))
+        return EXIT_INPUT
     if isinstance(config, str):
         return printed([config])
     if config.reads_standard_input and not config.trace and os.isatty(0):
@@ -384,7 +391,7 @@ def _is_original(arguments: Sequence[str]) -> bool:
 
 
 def _asks_for_summary(arguments: Sequence[str]) -> bool:
-    """Whether these are traces, and no options but those of ``summary``."""
+    """Whether these are meant as traces, with no options but those of ``summary``."""
     has_letters = any(word[:1] == "-" and word[:2] not in ("-", "--") for word in arguments)
     if has_letters or all(word[:2] == "--" for word in arguments):
         return False
@@ -395,9 +402,10 @@ def _asks_for_summary(arguments: Sequence[str]) -> bool:
         return False
     if not files or ("--help", "") in given:
         return False
-    from blkiomon.commands.naming import is_device, is_trace  # slow to import
+    # slow to import
+    from blkiomon.commands.naming import is_device, is_meant_as_trace, is_trace
 
-    return is_trace(files[0]) or is_device(files[0])
+    return is_meant_as_trace(files[0]) or is_trace(files[0]) or is_device(files[0])
 
 
 def _options_of_summary() -> Sequence[Option]:
@@ -424,6 +432,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
 
     Raises:
         UsageError: the arguments make no sense.
+        SourceError: they name a trace that cannot be read.
     """
     given, files = _getopt(arguments)
     if "help" in given:
@@ -496,11 +505,14 @@ def _value(option: Option, given: Given) -> Any:
 def _check_without_interval(
     given: Given, values: dict[str, Any], files: Sequence[str], rows: Sequence[Output]
 ) -> None:
-    """Raise UsageError if the arguments need -I, or no run follows from them."""
-    from blkiomon.commands.naming import why_not_trace
+    """Raise UsageError if the arguments need -I, or no run follows from them.
 
-    if files and (why := why_not_trace(files[0])):
-        raise UsageError(why)
+    Raise SourceError if they name a trace that cannot be read.
+    """
+    if files:
+        from blkiomon.commands.naming import refuse_other_words
+
+        refuse_other_words(files[0])
     if values["trace"] and not rows:
         raise UsageError(_nothing_to_print(values["by"], values["trace"]))
     if files and not rows:

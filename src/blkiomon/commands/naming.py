@@ -33,20 +33,31 @@ def is_device(name: str) -> bool:
     return "\0" not in name and device_number(name) is not None
 
 
-def why_not_trace(name: str) -> str | None:
-    """Why a name is not a trace; None for a trace or a device: see ``refuse_devices``."""
+def is_meant_as_trace(name: str) -> bool:
+    """Whether a name evidently is that of a trace, even if there is none: no command has such."""
+    return "/" in name or "." in name or os.path.lexists(name)
+
+
+def refuse_other_words(name: str) -> None:
+    """Check a word that has to be a trace, or a device: see ``refuse_devices``.
+
+    Raises:
+        SourceError: it is meant as a trace, but cannot be read.
+        UsageError: it is neither.
+    """
     if is_device(name):
-        return None
+        return
     try:
         find_members([name])
-    except (SourceError, ValueError) as error:
-        if "/" in name or ".blktrace" in name or "no such file" not in str(error):
-            return str(error)
-        return (
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except SourceError as error:
+        if is_meant_as_trace(name) or "no such file" not in str(error):
+            raise
+        raise UsageError(
             f"{name} is neither a trace nor a block device nor a command; `blkiomon help` "
             "lists the commands"
-        )
-    return None
+        ) from None
 
 
 def devices_and_traces(
