@@ -50,6 +50,12 @@ MISTAKES = (
     ("gone/run2", INPUT, f"cannot open gone/run2: {NO_FILE} gone/run2.blktrace.*"),
     ("t/run2", INPUT, "cannot open t/run2: Not a directory"),
     (LONG, INPUT, f"cannot open {LONG}: File name too long"),
+    ("-I1 --textfile - t", USAGE, "--textfile takes a file, which it replaces after each interv"),
+    ("archive -o - t", USAGE, "--output takes a directory or a URL, not standard output (-)"),
+    ("--by path --topology - t", USAGE, "--topology takes a file, not standard input (-)"),
+    ("topology -", USAGE, "topology takes the name of a trace, not standard input (-)"),
+    ("topology -o -", USAGE, "-o takes a file; --json prints to standard output"),
+    ("report -o - t", USAGE, "-: -o takes a name that ends in .html, .png, .svg or .pdf"),
     # A file that is something else.
     ("empty", INPUT, "empty: the trace is empty"),
     ("t.tar", INPUT, "bad trace: t.tar is a tar archive: unpack it first, as in `tar -xf t.tar`"),

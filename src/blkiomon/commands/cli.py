@@ -37,6 +37,7 @@ from blkiomon.commands.options import (
     UsageError,
     captured,
     meant_by,
+    no_stream,
     one_of,
     path,
     seconds,
@@ -85,8 +86,12 @@ _ORIGINAL = "General"
 _MORE = "More"
 _OURS = (_MORE, _INPUT, PERCENTILES)
 
-_READERS: dict[str, Reader] = {"openmetrics": _address, "slow": slow}
-"""Readers for outputs that do not take a path, by the name of the output."""
+_READERS: dict[str, Reader] = {
+    "openmetrics": _address,
+    "slow": slow,
+    "textfile": no_stream("a file, which it replaces after each interval, not standard output"),
+}
+"""Readers for outputs that do not take a path, or a path but not -, by the name of the output."""
 
 OPTIONS = (
     Option(

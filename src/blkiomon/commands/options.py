@@ -178,6 +178,17 @@ def path(name: str, text: str) -> str:
     return text
 
 
+def no_stream(what: str) -> Reader:
+    """A Reader of a path other than ``-``; ``what``: what it takes, and what - would stand for."""
+
+    def read(name: str, text: str) -> str:
+        if text == "-":
+            raise UsageError(f"{name} takes {what} (-)")
+        return path(name, text)
+
+    return read
+
+
 def one_of(*words: str) -> Reader:
     """A Reader of one of some words."""
 

@@ -88,6 +88,8 @@ def _check(given: Namespace) -> None:
     """Raises UsageError if the arguments make no sense."""
     if len(given.operands) > 1 or any(not name or "\0" in name for name in given.operands):
         raise UsageError("topology takes one trace, or none for this host")
+    if given.operands == ["-"]:
+        raise UsageError("topology takes the name of a trace, not standard input (-)")
     if given.operands and (given.sysfs or given.output):
         raise UsageError("--sysfs and -o read this host or a copy of sysfs: use them without TRACE")
     if given.output is not None and given.json:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from blkiomon.commands.options import Option, one_of, path
+from blkiomon.commands.options import Option, no_stream, one_of
 from blkiomon.console import complain, printable
 from blkiomon.errors import SourceError
 
@@ -29,7 +29,7 @@ TOPOLOGY = Option(
     "--topology=FILE",
     "how the devices are connected (default: NAME.topology.json beside a trace; a capture reads "
     "this host)",
-    read=path,
+    read=no_stream("a file, not standard input"),
 )
 
 

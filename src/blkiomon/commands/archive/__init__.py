@@ -24,7 +24,7 @@ from blkiomon.commands.options import (
     Option,
     Selection,
     UsageError,
-    path,
+    no_stream,
     seconds,
     whole,
 )
@@ -75,7 +75,7 @@ COMMAND = Command(
         Option(
             "-o, --output=DATASET",
             "write intervals to a directory, or a URL such as s3://bucket/archive",
-            read=path,
+            read=no_stream("a directory or a URL, not standard output"),
             is_output=True,
         ),
         Option(
