@@ -61,6 +61,11 @@ def test_line_says_that_reading_ended_at_to(tmp_path: Path) -> None:
     assert line.startswith(start)
 
 
+def test_line_says_what_a_trace_holds_that_is_cut_before_its_first_record(tmp_path: Path) -> None:
+    line = said(tmp_path / "t", BOTH, "--to=0")
+    assert line == f"no request before 0 s; as far as it was read {HELD}"
+
+
 def test_time_of_day_outside_the_trace_is_named(tmp_path: Path) -> None:
     records = [notify_timestamp(5 * S, DAY_S, 0), *BOTH]
     assert said(tmp_path / "t", records, "--from=2030-01-01T00:00:00Z") == (

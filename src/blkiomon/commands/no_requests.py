@@ -62,13 +62,13 @@ class NoRequests:
             max_age_s: age at which they are.
             is_whole: the trace was read to its end.
         """
+        records = max(records, self.sampled)  # none is read if the end is before the first
         if not records:
             return "it contains no trace record"
         if self._end:  # which adds times and devices; counts are of the sample alone
             issues, completions = self._issues, self._completions
             self._look_at(Engine(keep_records=True, resync=True), memoryview(self._end))
             self._issues, self._completions = issues, completions
-        records = max(records, self.sampled)
         held = "it holds" if is_whole else "as far as it was read it holds"
         held += f" {how_many(records, 'record', 'records', ',')}"
         if self.sampled < records:
