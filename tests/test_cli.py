@@ -211,6 +211,11 @@ def test_our_own_options_can_be_abbreviated() -> None:
     assert str(parse(["--he"])).startswith("Usage: ")
 
 
+def test_queue_options_without_a_queue_are_ignored_as_in_the_original() -> None:
+    for options in (["-m", "1"], ["-q", "1"], ["-q", "1", "-m", "1"]):
+        assert config_of("-I", "5", *options).outputs.destinations == {"human-readable": "-"}
+
+
 # -- version and help ------------------------------------------------------------------------------
 
 
@@ -354,16 +359,17 @@ def test_version_and_help_fail_without_room_to_print_them(option: str, output: s
         (["-I5", "--clock", "sun"], "--clock takes auto or trace or wall, not 'sun'"),
         (
             ["-I5", "--from", "-1"],
-            "--from takes a time since the first record, such as 90",
+            "--from takes seconds since the first record, up to 1e9, or a time such as",
         ),
         (["-I5", "--from=1", "--to=2026-11-23T14:00"], "--from and --to must both be seconds"),
         (["-I5", "--device", "4096:0"], "device 4096:0 cannot exist: the limits are 4095:1048575"),
         (["-I5", "--device", "/dev/null"], "no block device '/dev/null'"),
         (["-I5", "--names", "maybe"], "--names takes auto or yes or no"),
-        (["-I", "0.5ms"], "0.001 s or more, not '0.5ms'"),
+        (["-I", "0.5ms"], "from 0.001 s to 1e9 s, not '0.5ms'"),
         (["-I5", "-Q", "/"], "all three of -Q PATH, -q ID and -m TYPE"),
         (["-I5", "-Q", "/", "-q", "1"], "all three"),
-        (["-I5", "-q", "1", "-m", "1"], "all three"),
+        (["-I5", "-q", "1", "-m", "1", "--json=-"], "all three"),
+        (["-I5", "-m", "1", "trace"], "all three"),
         (["-I5", "--stat-version", "0.1"], "--stat-version takes 0.3 or 0.2, not '0.1'"),
         (["-V", "--stat-version", "1"], "--stat-version takes 0.3 or 0.2"),
     ],
@@ -441,8 +447,8 @@ def test_usage_error_ends_a_process_with_1() -> None:
     result = runner.run("-I", "never", stdin=ONE)
     assert (result.returncode, result.stdout) == (1, b"")
     said = (
-        "blkiomon: --interval takes a number of seconds, or a time such as 500ms or 5m, "
-        "0.001 s or more, not 'never'"
+        "blkiomon: --interval takes a number of seconds, or a time such as 500ms or 5m "
+        "(units: us, ms, s, m, h), from 0.001 s to 1e9 s, not 'never'"
     )
     assert result.stderr.decode().startswith(said + USAGE)
 

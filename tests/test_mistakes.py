@@ -17,7 +17,10 @@ from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OUTPUT, EXIT_USAGE
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 
 ORIGINAL, USAGE, INPUT, OUTPUT = EXIT_FAILURE, EXIT_USAGE, EXIT_INPUT, EXIT_OUTPUT
-TIME = "takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or more, not"
+TIME = (
+    "takes a number of seconds, or a time such as 500ms or 5m (units: us, ms, s, m, h), "
+    "from 0.001 s to 1e9 s, not"
+)
 NEEDS_OUTPUT = "needs -I or an output: without them, blkiomon summarizes TRACE"
 NO_FILE = "no such file, and no file matches"
 
@@ -101,12 +104,12 @@ MISTAKES = (
     ("--op reads t", USAGE, "--op: unknown operation 'reads'; did you mean read?"),
     ("--from 2 --to 1 t", USAGE, "--to must be later than --from"),
     ("--from 5 t", INPUT, "t: no request between --from and --to; it lasts 3.01 s"),
-    ("--from noon t", USAGE, "--from takes a time since the first record, such as 90 or 5m, or a "),
+    ("--from noon t", USAGE, "--from takes seconds since the first record, up to 1e9, or a time "),
     ("--from 02:12:20 t", USAGE, "--from: a time of day needs a date: 20"),
     ("summary --json t", USAGE, "option --json belongs to blkiomon without a command: blkiomon "),
     ("--op read,write t", USAGE, "--op: unknown operation 'read,write'; repeat the option: --op "),
     ("--from 2026-11-23 t", INPUT, "bad trace: t: at byte offset 0: found no time of day at the "),
-    ("--slow fast t", USAGE, "--slow takes milliseconds or a percentile, and optionally a file, "),
+    ("--slow fast t", USAGE, "--slow takes milliseconds up to 1e9 or a percentile, and optional"),
     # Something that is missing.
     ("summary", USAGE, "the trace is missing: name it by its path"),
     ("report", USAGE, "the trace is missing: name it by its path"),

@@ -300,12 +300,12 @@ def test_slow_requests_and_intervals_share_standard_output() -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--slow", "-1"], "takes milliseconds or a percentile"),
-        (["--slow", "p100"], "takes milliseconds or a percentile"),
-        (["--slow", "p"], "takes milliseconds or a percentile"),
-        (["--slow", "1e4_0"], "takes milliseconds or a percentile"),
-        (["--slow", "nan"], "takes milliseconds or a percentile"),
-        (["--slow", "20:"], "takes milliseconds or a percentile"),
+        (["--slow", "-1"], "takes milliseconds up to 1e9 or a percentile"),
+        (["--slow", "p100"], "takes milliseconds up to 1e9 or a percentile"),
+        (["--slow", "p"], "takes milliseconds up to 1e9 or a percentile"),
+        (["--slow", "1e4_0"], "takes milliseconds up to 1e9 or a percentile"),
+        (["--slow", "nan"], "takes milliseconds up to 1e9 or a percentile"),
+        (["--slow", "20:"], "takes milliseconds up to 1e9 or a percentile"),
         (["--slow", "20", "--slow", "30"], "is given twice"),
         (["--slow", "2000", "--max-age", "1"], "--slow must not exceed --max-age"),
         (["--slow-limit", "3"], "--slow-limit needs --slow"),

@@ -223,7 +223,7 @@ def test_device_wins_over_a_trace_of_its_name_and_says_so(
     ("words", "said"),
     [
         (["1", "2", "3"], "stat takes INTERVAL and COUNT, and no third number: 3"),
-        (["0"], "INTERVAL takes a number of seconds, or a time such as 500ms or 5m, 0.001 s or"),
+        (["0"], "INTERVAL takes a number of seconds, or a time such as 500ms or 5m (units: "),
         (["1", "0"], "COUNT takes a whole number, 1 or more, not '0'"),
         (["1", "2s"], "COUNT takes a whole number, 1 or more, not '2s'"),
         (["sda", "./5"], "stat shows devices or traces, not both: sda is a device of this host"),

@@ -449,7 +449,7 @@ def parse(arguments: Sequence[str]) -> Config | str:
     rows = [row for row in OUTPUTS if row.name in given]
     if "interval" not in given:
         _check_without_interval(given, values, files, rows)
-    destinations = _destinations(given, values, rows)
+    destinations = _destinations(given, values, files, rows)
     _check_input(given, values, files)
     _check_views(values, files, rows)
     trace = values["trace"]
@@ -526,10 +526,14 @@ def _check_without_interval(
         raise UsageError("the length of an interval is missing: -I SECONDS")
 
 
-def _destinations(given: Given, values: dict[str, Any], rows: Sequence[Output]) -> dict[str, Any]:
+def _destinations(
+    given: Given, values: dict[str, Any], files: Sequence[str], rows: Sequence[Output]
+) -> dict[str, Any]:
     """Where each of these outputs goes. Raises UsageError if options of an output are missing."""
     destinations = {row.name: values[row.name] for row in rows}
     queue = [name for name in ("msg-queue", "msg-queue-id", "msg-id") if name in given]
+    if "msg-queue" not in given and _are_original(given, files):
+        queue = []  # the original ignores -q and -m without -Q
     if queue and len(queue) != 3:
         raise UsageError("a message queue takes all three of -Q PATH, -q ID and -m TYPE")
     if queue:

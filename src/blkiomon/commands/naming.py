@@ -45,12 +45,12 @@ def refuse_other_words(name: str) -> None:
         SourceError: it is meant as a trace, but cannot be read.
         UsageError: it is neither.
     """
+    if not name or "\0" in name:
+        raise UsageError("an argument is empty: name a trace by its path")
     if is_device(name):
         return
     try:
         find_members([name])
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     except SourceError as error:
         if is_meant_as_trace(name) or "no such file" not in str(error):
             raise

@@ -217,32 +217,33 @@ def whole(least: int, most: int, *, zero: bool = True) -> Reader:
 
 
 def number(least: float, what: str) -> Reader:
-    """A Reader of a number from ``least`` to 1e9."""
+    """A Reader of a number from ``least`` to MOST."""
 
     def read(name: str, text: str) -> float:
         value = _float(text)
-        if not least <= value <= 1e9:  # also false for nan
-            raise UsageError(f"{name} takes {what}, {least:g} or more, not {text!r}")
+        if not least <= value <= MOST:  # also false for nan
+            raise UsageError(f"{name} takes {what}, from {least:g} to 1e9, not {text!r}")
         return value
 
     return read
 
 
+MOST = 1e9
+"""The greatest number: in s these are 30 years, whose ns fit 64 bits."""
+
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_A_TIME = f"a time such as 500ms or 5m (units: {', '.join(_UNITS_S)})"
 
 
 def seconds(least: float) -> Reader:
-    """A Reader of a time in s, with or without a unit: 0.5, 500ms, 5m.
-
-    At most 1e9, which are 30 years and in ns fit 64 bits.
-    """
+    """A Reader of a time in s, from ``least`` to MOST, with or without a unit: 0.5, 500ms, 5m."""
 
     def read(name: str, text: str) -> float:
         digits = text.rstrip("umsh")
         unit_s = _UNITS_S.get(text[len(digits) :], 1.0 if digits == text else math.nan)
         value_s = _float(digits) * unit_s
-        if not least <= value_s <= 1e9:
-            what = f"a number of seconds, or a time such as 500ms or 5m, {least:g} s or more"
+        if not least <= value_s <= MOST:
+            what = f"a number of seconds, or {_A_TIME}, from {least:g} s to 1e9 s"
             raise UsageError(f"{name} takes {what}, not {text!r}")
         return value_s
 
@@ -254,11 +255,11 @@ def slow(name: str, text: str) -> tuple[int | None, float | None, str]:
     threshold, colon, file = text.partition(":")
     is_percentile = threshold.startswith("p")
     number = _float(threshold[is_percentile:])
-    is_right = 0 < number < 100 if is_percentile else 0 <= number <= 1e9
+    is_right = 0 < number < 100 if is_percentile else 0 <= number <= MOST
     if not is_right or "\0" in file or (colon and not file):
         raise UsageError(
-            f"{name} takes milliseconds or a percentile, and optionally a file, such as 20, p99.9 "
-            f"or 20:FILE, not {text!r}"
+            f"{name} takes milliseconds up to 1e9 or a percentile, and optionally a file, such as "
+            f"20, p99.9 or 20:FILE, not {text!r}"
         )
     if is_percentile:
         return None, number, file or "-"
@@ -321,7 +322,7 @@ def moment(name: str, text: str) -> tuple[int, bool]:
         time.fromisoformat(text)
         raise UsageError(f"{name}: a time of day needs a date: {date.today()}T{text}")
     raise UsageError(
-        f"{name} takes a time since the first record, such as 90 or 5m, or a time such as "
+        f"{name} takes seconds since the first record, up to 1e9, or {_A_TIME}, or a date as in "
         f"2026-11-23T14:00:00, not {text!r}"
     )
 
