@@ -228,22 +228,24 @@ def test_online_cpus_are_read_from_ranges(host: Path) -> None:
 class Rings:
     """In place of ``PerfRings``: notes what is asked for."""
 
-    has_more = False
-
     def __init__(self, events: list[Any], ring_bytes: int, most: int) -> None:
-        self.most, self.cpus, self.sets = most, dict[int, int](), set[int]()
+        self.most, self.cpus, self.sets = most, set[int](), set[int]()
         self.ignored: set[int] = set()
+        self.stopped: list[int] = []
         self.is_full = False
         self.zoned: set[int] = set()
 
     def open(self, cpu: int, sets: dict[int, Any]) -> int:
         assert len(self.cpus) < self.most
         self.sets |= sets.keys()
-        fd, self.cpus[cpu] = os.pipe()
-        return fd
+        self.cpus.add(cpu)
+        return os.eventfd(0)
+
+    def stopped_cpus(self) -> list[int]:
+        return [self.stopped.pop()] if self.stopped else []
 
     def close_cpu(self, cpu: int) -> None:
-        del self.cpus[cpu]
+        self.cpus.remove(cpu)
 
     def add(self, number: int, filters: object) -> None:
         if self.is_full:
@@ -259,9 +261,6 @@ class Rings:
 
     def set_zoned(self, numbers: set[int]) -> None:
         self.zoned = numbers
-
-    def read(self, at_ns: int | None) -> memoryview:
-        return memoryview(b"")
 
     def enable(self, is_on: bool = True) -> None: ...
     def set_heads(self, heads: dict[int, int]) -> None: ...
@@ -295,7 +294,7 @@ def test_each_cpu_that_may_come_online_has_a_ring(host: Path, of_all_disks: Capt
     (host / "sys/devices/system/cpu/online").write_text("0-5\n")
     of_all_disks._refresh()
     rings: Any = of_all_disks._rings
-    assert rings.cpus.keys() == {0, 1, 2, 3, 4, 5}
+    assert rings.cpus == {0, 1, 2, 3, 4, 5}
 
 
 def test_cpu_that_was_offline_for_a_moment_is_captured_again(
@@ -304,11 +303,9 @@ def test_cpu_that_was_offline_for_a_moment_is_captured_again(
     reports: list[str] = []
     monkeypatch.setattr(of_all_disks, "_report", reports.append)
     rings: Any = of_all_disks._rings
-    before = rings.cpus[3]
-    os.close(before)  # EPOLLHUP, as perf events of a CPU that goes offline send it
-    list(of_all_disks.pieces())
+    rings.stopped = [3]
     of_all_disks._refresh()
-    assert rings.cpus.keys() == {0, 1, 3}
+    assert rings.cpus == {0, 1, 3}
     assert reports == ["CPU 3 came online: its events of the last 2 s were not captured"]
     of_all_disks._refresh()
     assert len(reports) == 1
@@ -649,6 +646,18 @@ def test_time_of_day_is_known_if_the_rings_are_first_read_late(loop: str) -> Non
     assert first == second
     assert engine.epoch_ns is not None
     assert abs(engine.epoch_ns + first - time.time_ns()) < 60 * 10**9
+
+
+def test_cpus_that_are_online_are_not_taken_for_stopped(loop: str) -> None:
+    with Capture([loop], print) as capture:
+        for _ in range(2):
+            time.sleep(0.6)
+            assert capture._rings.stopped_cpus() == []
+        capture.stop()  # the events of a CPU that goes offline end likewise
+        time.sleep(0.6)
+        capture._rings.stopped_cpus()
+        time.sleep(0.6)
+        assert set(capture._rings.stopped_cpus()) == capture._cpu_fds.keys()
 
 
 def test_what_is_captured_while_pieces_are_taken_is_left_for_the_next_call(loop: str) -> None:

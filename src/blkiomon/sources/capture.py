@@ -265,7 +265,6 @@ class Capture:
         self._epoll = select.epoll()
         self._has_stopped = False
         self._cpu_fds: dict[int, int] = {}  # -1: it cannot be captured
-        self._dead_fds: set[int] = set()  # of CPUs that went offline
         self._is_blind = False  # changes of CPUs and devices cannot be read
         _allow_all_descriptors()
         try:
@@ -306,7 +305,6 @@ class Capture:
         for fd, events in self._epoll.poll(0):
             if events & select.EPOLLHUP:  # its CPU went offline: it would wake the caller at once
                 self._epoll.unregister(fd)
-                self._dead_fds.add(fd)  # for good, although the CPU may be back by now
         now_s = time.monotonic()
         if now_s - self._refreshed_s >= REFRESH_S and not self._has_stopped:
             self._refreshed_s = now_s
@@ -457,11 +455,11 @@ class Capture:
 
     def _follow_cpus(self) -> None:
         online = _cpus(self._root, "online")
-        for cpu, fd in sorted(self._cpu_fds.items()):
-            if cpu not in online or fd in self._dead_fds:
-                del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
-                self._dead_fds.discard(fd)
-                self._rings.close_cpu(cpu)
+        # A CPU may have been offline for a moment, as all but one are while the host is suspended.
+        stopped = self._rings.stopped_cpus()
+        for cpu in sorted(self._cpu_fds.keys() - online | self._cpu_fds.keys() & set(stopped)):
+            del self._cpu_fds[cpu]  # closing its ring takes it out of epoll
+            self._rings.close_cpu(cpu)
         for cpu in sorted(online - self._cpu_fds.keys()):
             try:
                 if not self._open_cpu(self._rings, cpu):

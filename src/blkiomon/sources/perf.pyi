@@ -38,6 +38,13 @@ class PerfRings:
             OSError: the kernel refuses; the text names the call.
         """
 
+    def stopped_cpus(self) -> list[int]:
+        """CPUs that went offline since the last call: their events have ended for good.
+
+        The kernel does not say so. But it does not count the time for which they are enabled. The
+        call leaves out the rings for which it was called less than 0.5 s ago.
+        """
+
     def close_cpu(self, cpu: int) -> None:
         """Close the ring of a CPU; samples that were not read count as lost."""
 

@@ -50,6 +50,7 @@ cdef extern from *:
         attr.config = id;
         attr.sample_period = 1;
         attr.sample_type = PERF_SAMPLE_TIME | PERF_SAMPLE_RAW;
+        attr.read_format = PERF_FORMAT_TOTAL_TIME_ENABLED;
         attr.disabled = 1;
         attr.watermark = 1;
         attr.wakeup_watermark = wakeup_bytes;
@@ -118,6 +119,7 @@ cdef enum:
 
 MAX_SETS_OF_FILTERS = MAX_SETS
 cdef uint64_t LATENESS_NS = 10_000_000          # three times the most disorder that was measured
+cdef uint64_t LEAST_LOOK_NS = 500_000_000       # the kernel's clocks advance in this time
 cdef uint64_t NEVER = <uint64_t> -1
 cdef uint32_t ALL_BYTES = <uint32_t> -1         # of a completion: all that were issued
 
@@ -160,6 +162,8 @@ cdef struct Ring:                               # of one CPU
     int fds[MAX_SETS][MAX_EVENTS]
     uint64_t received                           # samples that have been read
     uint64_t counted                            # events of sets that have been closed
+    uint64_t enabled_ns                         # how long the first event had been enabled ...
+    uint64_t looked_ns                          # ... at this time
 
 
 # --- samples ----------------------------------------------------------------------------------
@@ -431,6 +435,12 @@ cdef inline void sift(Ring **heap, int i, int n) noexcept nogil:
     heap[i] = ring
 
 
+cdef void read_event(int fd, uint64_t *found) noexcept:
+    """Read how many events there were, and for how many ns they have been enabled."""
+    found[0] = found[1] = 0
+    read_fd(fd, found, 2 * sizeof(uint64_t))
+
+
 cdef uint64_t counted_events(const Ring *ring) noexcept:
     """How many events of a ring there were, by the kernel's own count."""
     cdef uint64_t total = ring.counted
@@ -442,13 +452,12 @@ cdef uint64_t counted_events(const Ring *ring) noexcept:
 
 cdef uint64_t counted_events_of_set(const Ring *ring, int number) noexcept:
     cdef uint64_t total = 0
-    cdef uint64_t count
+    cdef uint64_t found[2]
     cdef int i
     for i in range(MAX_EVENTS):
         if ring.fds[number][i] != 0:
-            count = 0
-            read_fd(ring.fds[number][i], &count, sizeof(count))
-            total += count
+            read_event(ring.fds[number][i], found)
+            total += found[0]
     return total
 
 
@@ -592,6 +601,23 @@ cdef class PerfRings:
         ring.data = <const uint8_t *> page + self.page_bytes
         ring.size = self.ring_bytes
         ring.next_ns = NEVER
+
+    def stopped_cpus(self):
+        cdef Ring *ring
+        cdef uint64_t found[2]
+        cdef uint64_t now_ns
+        cdef int i
+        stopped = []
+        for i in range(self.n_rings):
+            ring = &self.rings[i]
+            now_ns = clock_ns(CLOCK_MONOTONIC)
+            if ring.page != NULL and now_ns - ring.looked_ns >= LEAST_LOOK_NS:
+                read_event(ring.fds[0][0], found)
+                if found[1] == ring.enabled_ns:
+                    stopped.append(ring.cpu)
+                ring.enabled_ns = found[1]
+                ring.looked_ns = now_ns
+        return stopped
 
     def close_cpu(self, uint32_t cpu):
         cdef int i
