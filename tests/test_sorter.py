@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate, product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import runner
 import tracewriter as tw
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +17,10 @@ from runner import Running
 from tracewriter import Record, complete, encode, issue
 
 import blkiomon
+from blkiomon._core import Engine
 from blkiomon.sources import source_of
 from blkiomon.sources.readers import Reader
-from blkiomon.sources.sorter import Sorter
+from blkiomon.sources.sorter import Order, Sorter
 from blkiomon.sources.streams import LATENESS_NS, LOOK_AHEAD_BYTES, SortedStream
 
 MS = 10**6
@@ -68,12 +73,76 @@ def test_records_that_are_not_due_are_kept_in_order(records: list[Record], until
     assert bytes(sorter.take()) == encode(by_time(records)[len(due) :])
 
 
+@given(batches(), st.sampled_from([7, 8]), st.sampled_from("<>"), st.integers(1, 200))
+def test_the_first_record_out_of_order_is_found(
+    records: list[Record], version: int, byteorder: str, piece_bytes: int
+) -> None:
+    data = encode(records, version, byteorder)
+    order = Order()
+    for begin in range(0, len(data), piece_bytes):
+        if order.is_kept:
+            order.follow(data[begin : begin + piece_bytes])
+    latest = records[:1]
+    for record in records:
+        if record.time_ns >= latest[-1].time_ns:
+            latest.append(record)
+        elif record.cpu != latest[-1].cpu:
+            assert not order.is_kept
+            return
+    assert order.is_kept
+
+
+@given(batches(), st.integers(1, 200))
+def test_where_the_first_record_in_a_piece_begins(records: list[Record], piece_bytes: int) -> None:
+    units = [encode([record]) for record in records]
+    units[1:1] = [tw.lost_mark(0, 1)]
+    begins = list(accumulate(map(len, units)))
+    data = b"".join(units)
+    order = Order()
+    for at in range(0, len(data), piece_bytes):
+        piece = data[at : at + piece_bytes]
+        expected = min(begin - at for begin in [0, *begins] if begin >= at)
+        assert order.follow(piece) == min(expected, len(piece))
+        if not order.is_kept:
+            return
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Such batches, with marks of lost events, padding and bytes that are not a record."""
+    parts = [b"\xff" * 10, b"C" * 70, bytes(60), tw.lost_mark(0, 3)]
+    found = b""
+    for record in draw(batches()):
+        found += encode([record]) + draw(st.sampled_from([b""] * 4 + parts))
+    return found
+
+
+def read(data: bytes) -> tuple[list[bytes], int, int]:
+    """The records in any order, the lost events and the bytes that are not part of records."""
+    engine = Engine(records_only=True, resync=True)
+    engine.feed(data)
+    engine.finish()
+    records = [record.tobytes() for record in np.sort(engine.take_records())]
+    counters = engine.counters()
+    return records, counters["lost_events"], counters["skipped_bytes"] + engine.padding_bytes
+
+
+@given(damaged(), st.integers(1, 300), st.sampled_from([0, 100, 1000, 10_000]))
+def test_nothing_is_lost_by_sorting(data: bytes, piece_bytes: int, look_ahead_bytes: int) -> None:
+    stream = SortedStream(look_ahead_bytes=look_ahead_bytes, resync=True)
+    pieces = [data[at : at + piece_bytes] for at in range(0, len(data), piece_bytes)]
+    passed = [bytes(stream.add(memoryview(piece))) for piece in pieces]
+    taken = b"".join([*passed, *(bytes(piece) for piece in iter(stream.rest, b""))])
+    assert len(taken) == len(data)
+    assert read(taken) == read(data)
+
+
 def test_sorted_stream_passes_as_it_is() -> None:
     data = encode(by_time(CROSSING))
-    sorter = Sorter()
-    sorter.add(data + data[:20])
-    assert (bytes(sorter.take()), sorter.is_sorted) == (data, True)
-    assert bytes(sorter.take_all()) == data[:20]
+    stream = SortedStream()
+    piece = memoryview(data + data[:20])
+    assert stream.add(piece) is piece
+    assert (stream.is_in_order, bytes(stream.rest())) == (True, b"")
 
 
 def test_a_process_name_stays_before_the_record_that_it_preceded() -> None:
@@ -81,7 +150,6 @@ def test_a_process_name_stays_before_the_record_that_it_preceded() -> None:
     before_late, before_early = (tw.notify_process(0, n, "fio", cpu=n) for n in (1, 2))
     sorter = Sorter()
     sorter.add(encode([issue(1, 8, 512), early, before_late, late, before_early]))
-    assert sorter.is_sorted
     sorter.add(encode([issue(25, 16, 512, cpu=1)]))
     expected = [issue(1, 8, 512), early, before_late, issue(25, 16, 512, cpu=1), late, before_early]
     assert bytes(sorter.take()) == encode(expected)
@@ -104,6 +172,45 @@ def test_bytes_that_are_no_record_pass_after_the_held_records() -> None:
     assert bytes(sorter.take(0)) == encode(by_time(CROSSING)) + garbage
     sorter.add(encode(CROSSING))
     assert bytes(sorter.take(0)) == encode(CROSSING)
+
+
+@pytest.mark.parametrize("damage", [tw.lost_mark(0, 1), b"\xff" * 10, b"\xff" * 200, bytes(50)])
+def test_damage_stays_after_a_record_and_sorting_goes_on(damage: bytes) -> None:
+    first, *others = CROSSING
+    sorter = Sorter(resync=True)
+    sorter.add(encode([first]) + damage + encode(others))
+    assert bytes(sorter.take()) == encode([first]) + damage + encode(by_time(others))
+    sorter.add(encode(CROSSING))
+    assert bytes(sorter.take()) == encode(by_time(CROSSING))
+
+
+def test_the_offset_of_bytes_that_moved_is_known() -> None:
+    garbage = b"garbage"
+    sorter = Sorter(resync=True, begin=1000)
+    sorter.add(encode(CROSSING[:2]) + garbage + encode(CROSSING[2:]))
+    assert sorter.origin(bytes(sorter.take()).index(garbage) + 1000) == 1000 + 2 * 48
+    assert sorter.origin(7) == 7
+
+
+def test_a_time_far_ahead_does_not_end_sorting() -> None:
+    stream = SortedStream()
+    wrong = issue(LATENESS_NS * 10**6, 8, 512, cpu=2)
+    begin = [issue(1, 8, 512, cpu=1), wrong]
+    more = [issue(2 * LATENESS_NS + t, 8, 512, cpu=cpu) for cpu in (0, 1) for t in range(1000)]
+    end = [issue(9 * LATENESS_NS + t, 8, 512) for t in range(10_000)]
+    taken = b"".join(
+        bytes(stream.add(memoryview(encode(records)))) for records in (begin, more, end)
+    )
+    assert taken == encode([*begin, *by_time(more)])
+
+
+def test_beyond_the_limit_the_earliest_records_pass() -> None:
+    records = [issue(t, 8, 512) for t in range(0, 20, 2)]
+    sorter = Sorter()
+    sorter.add(encode([*records, issue(1, 8, 512, cpu=1)]))
+    assert bytes(sorter.take(0, 480)) == encode([records[0]])
+    assert bytes(sorter.take(0, 400)) == encode([issue(1, 8, 512, cpu=1), records[1]])
+    assert sorter.held_bytes == 8 * 48
 
 
 def test_what_arrived_long_ago_is_due_though_nothing_follows() -> None:
@@ -161,6 +268,80 @@ def test_disorder_is_found_anywhere_in_the_first_bytes_of_a_file(tmp_path: Path)
     before = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 - 10)
     data = read_sorted(tmp_path / "saved.bin", before + encode(CROSSING))
     assert data == before + encode(by_time(CROSSING))
+
+
+def saved(half_seconds: int = 6, device: int = 8 << 20) -> bytes:
+    """Two busy CPUs in a file that was saved from a pipe: each half second, one after the other."""
+    found = b""
+    for half, cpu in product(range(half_seconds), (0, 1)):
+        begin_ns = 10**9 + half * LATENESS_NS // 2 + cpu
+        for ns in range(begin_ns, begin_ns + LATENESS_NS // 2, MS):
+            found += encode([issue(ns, ns, 512, cpu=cpu, device=device)])
+            found += encode([complete(ns + MS // 2, ns, 512, cpu=cpu, device=device)])
+    return found
+
+
+def steps_back(source: Any, **options: Any) -> int:
+    """How many records of a trace are earlier than the record before them."""
+    times = blkiomon.read_trace(source, **options)["time_ns"]
+    assert len(times) >= len(saved()) // 48
+    return int((times[1:] < times[:-1]).sum())
+
+
+QUIET = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 + 1000)
+"""One CPU alone, for longer than a file is read ahead."""
+
+
+def test_a_file_is_sorted_however_late_a_second_cpu_gets_busy(tmp_path: Path) -> None:
+    path = tmp_path / "saved.bin"
+    path.write_bytes(QUIET + saved())
+    assert steps_back(path) == 0
+
+
+@pytest.mark.parametrize("shift", range(0, 100, 7))
+def test_disorder_is_found_wherever_the_file_is_divided(shift: int) -> None:
+    data = QUIET[: 48 * 20] + encode([tw.notify_process(1, 5, "fio", size=16 + shift)])
+    data += saved(2)
+    stream = SortedStream(look_ahead_bytes=len(data))
+    pieces = [data[at : at + 1000] for at in range(0, len(data), 1000)]
+    engine = Engine(records_only=True)
+    for piece in pieces:
+        engine.feed(stream.add(memoryview(piece)))
+    engine.feed(stream.rest())
+    times = engine.take_records()["time_ns"][21:]
+    assert len(times) == len(saved(2)) // 48
+    assert (times[1:] >= times[:-1]).all()
+
+
+@pytest.mark.parametrize("damage", [tw.lost_mark(0, 1), b"\xff" * 10])
+@pytest.mark.parametrize("before", [b"", QUIET])
+def test_a_damaged_file_is_sorted_to_its_end(tmp_path: Path, before: bytes, damage: bytes) -> None:
+    path = tmp_path / "saved.bin"
+    data = saved()
+    half = len(data) // 96 * 48
+    path.write_bytes(before + data[:half] + damage + data[half:])
+    assert steps_back(path, resync=True) == 0
+
+
+def test_the_place_of_skipped_bytes_is_that_in_the_file(tmp_path: Path) -> None:
+    data = saved()
+    path = tmp_path / "saved.bin"
+    for at in (480, len(data) // 96 * 48, len(data) - 480):
+        path.write_bytes(data[:at] + b"garbage" + data[at:])
+        for file, piped in ((path, b""), ("-", path.read_bytes())):
+            done = runner.call("--json", "-", "--resync", file, stdin=piped)
+            assert b"skipped 7 bytes at byte offset %d\n" % at in done.stderr
+
+
+def test_held_bytes_are_limited() -> None:
+    stream = SortedStream(most_held_bytes=48_000)
+    added = taken = most = 0
+    for n in range(1000):
+        records = [issue(t, 8, 512, cpu=n % 2) for t in range(1000 - n, 1200 - n)]
+        added += len(data := encode(records))
+        taken += len(stream.add(memoryview(data)))
+        most = max(most, added - taken)
+    assert most <= 3 * 48_000 + 200 * 48
 
 
 def test_a_file_in_order_is_read_as_it_is(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class Pipeline:
 
     Attributes:
         has_stopped: whether a signal has come; the caller may set it.
+        origin: the offset in the input of skipped bytes, by that in what is fed; the caller may
+            set it.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Pipeline:
         self._annotate = annotate
         # Holds the first bytes back until the clock is chosen; then None.
         self._beginning = None if clock else Beginning()
-        self._sorted = SortedStream() if sorts else None
+        self._sorted = SortedStream(resync=config.resync) if sorts else None
         clock = clock or "wall"
         self._keeps_details = config.outputs.need("details")
         self._keeps_driver_data = config.outputs.need("driver data")
@@ -100,6 +102,9 @@ class Pipeline:
         self._driver_records = 0  # handed over so far
         self._skips = 0
         self.has_stopped: Callable[[], bool] = lambda: False
+        self.origin: Callable[[int], int] = lambda offset: offset
+        if self._sorted is not None:
+            self.origin = self._sorted.origin
         self._after_stop = 0  # intervals
         self._fed_ns = time.monotonic_ns()
         self._cut_ns = begun_ns or self._fed_ns  # when the current interval began
@@ -281,7 +286,7 @@ class Pipeline:
         slow = self._slow if self._config.outputs.need("slow requests") else None
         lacks_threshold = slow is not None and not slow.has_threshold
         try:
-            if self._sorted is not None and (data := self._sorted.rest()):
+            while self._sorted is not None and (data := self._sorted.rest()):
                 self._feed(data)
             self.monitor.finish(is_complete=is_complete, final=self._config.final)
         finally:
@@ -335,7 +340,8 @@ class Pipeline:
             self._skips += 1
             if self._skips <= SKIPS_SHOWN:
                 skipped = how_many(n_bytes, "byte", "bytes")
-                self._report(f"bad trace: skipped {skipped} at byte offset {offset}")
+                where = f"byte offset {self.origin(offset)}"
+                self._report(f"bad trace: skipped {skipped} at {where}")
 
 
 def no_operation(monitor: Monitor) -> str | None:

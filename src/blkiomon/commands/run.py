@@ -144,6 +144,8 @@ def _run(
     )
     with StopSignals(outputs.stop_waiting, numbers, reopens=not config.screen) as stop:
         pipeline.has_stopped = lambda: stop.received
+        if source is not None:
+            pipeline.origin = source.origin
         source, is_complete, failures = _read_all(
             config, pipeline, clock, fd, source, capture, stop, outputs
         )

@@ -14,13 +14,14 @@ from blkiomon.errors import SourceError, TraceError, complaint
 from blkiomon.sources.file_kinds import HEAD_BYTES, check_trace
 from blkiomon.sources.merger import Merger
 from blkiomon.sources.readers import Reader
-from blkiomon.sources.sorter import Sorter
+from blkiomon.sources.sorter import Order, Sorter
 
 READ_BYTES = 1 << 20
-"""How much of a file is read at a time: with less, the calls of each read cost too much."""
+"""How much of a file is read at a time if it is not sorted: fewer calls cost less."""
 
 PIECE_BYTES = 1 << 18
-"""How much is merged or sorted at a time: little enough to stay in the CPU's cache for decoding."""
+"""How much is merged at a time, or read of a file to be sorted: little enough to stay in the CPU's
+cache for decoding."""
 
 WINDOW_BYTES = 1 << 17
 """How much of each file is in memory while files are merged: its window."""
@@ -35,10 +36,12 @@ LATENESS_NS = 10**9
 pipe may follow one that is half a second younger; this is twice as much."""
 
 MOST_HELD_BYTES = 1 << 26
-"""Limit of the bytes that are held back for sorting. Beyond it, all records are passed on."""
+"""Limit of the bytes that stay held back when a stream was sorted. Before it is sorted again, they
+may double. Beyond the limit, the earliest records are passed on."""
 
 LOOK_AHEAD_BYTES = 1 << 23
-"""If so much of a file is in order of time, the rest is read as it is."""
+"""How far a file is read ahead: that much before the first record that is out of order, records are
+sorted, too. More would not fit a cache."""
 
 SKIPS_SHOWN = 20
 """How many skips of bad input are reported one by one; the last line sums up the others."""
@@ -89,6 +92,13 @@ class Source(ABC):
         """The bytes that were read but not returned yet, if the stream is left before its end."""
         return memoryview(b"")
 
+    def origin(self, offset: int) -> int:
+        """The offset in a single file of skipped bytes, by their offset in the stream.
+
+        To be asked once for each stretch; they differ if the file is sorted.
+        """
+        return offset
+
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
@@ -118,60 +128,135 @@ def checked(reader: Reader) -> Callable[[memoryview], int]:
 class SortedStream:
     """Sorts a stream by time in which batches of different CPUs alternate; see ``Sorter``.
 
-    A stream that is in order passes at once. From the first record that is out of order on, the
+    A stream that is in order passes as it is. From the first record that is out of order on, the
     records of the last ``LATENESS_NS`` are held back.
 
     Args:
-        look_ahead_bytes: hold so much back before anything passes.
+        look_ahead_bytes: hold so much back while the stream is in order: it is sorted, too.
+        resync: after bytes that are not a record, continue at the next plausible one.
+        most_held_bytes: see ``MOST_HELD_BYTES``.
+        is_live: pass on what is due four times a second, however little it is.
         monotonic_ns: a clock that never runs backwards.
     """
 
     def __init__(
-        self, look_ahead_bytes: int = 0, monotonic_ns: Callable[[], int] = time.monotonic_ns
+        self,
+        *,
+        look_ahead_bytes: int = 0,
+        resync: bool = False,
+        most_held_bytes: int = MOST_HELD_BYTES,
+        is_live: bool = False,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._sorter = Sorter()
+        self._order = Order(lateness_ns=LATENESS_NS, resync=resync)
+        self._sorter: Sorter | None = None  # from the first record that is out of order on
+        self._resync = resync
+        self._look_ahead_bytes = look_ahead_bytes
+        self._ahead: deque[tuple[memoryview, int]] = deque()  # piece, where a record begins in it
+        self._ahead_bytes = 0
+        self._passed_bytes = 0  # as they were
+        self._most_held_bytes = most_held_bytes
+        self._is_live = is_live
         self._monotonic_ns = monotonic_ns
-        self._wanted_bytes = look_ahead_bytes
+        self._wanted_bytes = look_ahead_bytes  # to be held before records are sorted
+        self._taken_ns = 0  # when records were last passed on, by the clock
         self._arrivals: deque[tuple[int, int]] = deque()  # (clock, latest record's time)
 
     @property
     def is_in_order(self) -> bool:
         """Whether all records so far were in order."""
-        return self._sorter.is_sorted
+        return self._sorter is None
 
     @property
     def holds_back(self) -> bool:
         """Whether records are held back to be sorted."""
-        return not self.is_in_order and self._sorter.held_bytes > 0
+        return self._sorter is not None and self._sorter.held_bytes > 0
 
     def add(self, data: memoryview) -> memoryview:
-        """Take the next bytes; return those that are due now."""
-        self._sorter.add(data)
-        if self._sorter.held_bytes < self._wanted_bytes:
-            return memoryview(b"")
-        if self.is_in_order:
-            return self._sorter.take()
-        return self._take(self._sorter.latest_ns - LATENESS_NS)
+        """Take the next piece; return the bytes that are due now.
+
+        The piece must stay valid until ``look_ahead_bytes`` more have been added, and what that
+        returned has been used.
+        """
+        begun = memoryview(b"")
+        if not data:
+            return begun
+        if self._sorter is None:
+            self._ahead.append((data, self._order.follow(data)))
+            self._ahead_bytes += len(data)
+            if self._order.is_kept:
+                return self._pass()
+            begun, self._sorter = self._begin_sorting()
+        else:
+            self._sorter.add(data)
+        if self._sorter.held_bytes >= self._wanted_bytes or self._is_late():
+            due = self._take(self._sorter, self._sorter.latest_ns - LATENESS_NS)
+            return memoryview(bytes(begun) + due) if begun else due
+        return begun
 
     def due(self) -> memoryview:
-        """Return what arrived more than ``LATENESS_NS`` ago, however few records followed it."""
+        """Return what arrived more than ``LATENESS_NS`` ago, however few records followed it.
+
+        Nothing, while the stream is in order.
+        """
+        if self._sorter is None:
+            return memoryview(b"")
         now_ns = self._monotonic_ns()
         until_ns = self._sorter.latest_ns - LATENESS_NS
         while self._arrivals and self._arrivals[0][0] <= now_ns - LATENESS_NS:
             until_ns = max(until_ns, self._arrivals.popleft()[1])
         self._arrivals.append((now_ns, self._sorter.latest_ns))
-        return self._take(until_ns)
+        return self._take(self._sorter, until_ns)
 
     def rest(self) -> memoryview:
-        """Return all that is held back, at the end of the stream."""
-        return self._sorter.take_all()
+        """Return the next of the bytes that are held back, at the end of the stream."""
+        if self._sorter is not None:
+            return self._sorter.take_all()
+        return self._ahead.popleft()[0] if self._ahead else memoryview(b"")
 
-    def _take(self, until_ns: int) -> memoryview:
-        if self._sorter.held_bytes > MOST_HELD_BYTES:
-            until_ns = self._sorter.latest_ns
-        data = self._sorter.take(max(until_ns, 0))
+    def origin(self, offset: int) -> int:
+        """The offset in the input of skipped bytes, by their offset in the sorted stream."""
+        return offset if self._sorter is None else self._sorter.origin(offset)
+
+    def _pass(self) -> memoryview:
+        """Pass on the first pieces, as far as enough bytes stay; usually, that is one piece."""
+        due = []
+        while self._ahead:
+            first, _ = self._ahead[0]
+            if self._ahead_bytes - len(first) < self._look_ahead_bytes:
+                break
+            self._ahead.popleft()
+            self._ahead_bytes -= len(first)
+            self._passed_bytes += len(first)
+            due.append(first)
+        return due[0] if len(due) == 1 else memoryview(b"".join(due))
+
+    def _begin_sorting(self) -> tuple[memoryview, Sorter]:
+        """Hold back what has not been passed on, except the end of a record that has begun."""
+        begun = b""
+        while self._ahead:
+            data, at = self._ahead.popleft()
+            begun += data[:at]
+            if at < len(data):
+                break
+        sorter = Sorter(
+            lateness_ns=LATENESS_NS, resync=self._resync, begin=self._passed_bytes + len(begun)
+        )
+        sorter.add(data[at:])
+        for data, _ in self._ahead:
+            sorter.add(data)
+        self._ahead.clear()
+        return memoryview(begun), sorter
+
+    def _is_late(self) -> bool:
+        return self._is_live and self._monotonic_ns() - self._taken_ns >= LATENESS_NS // 4
+
+    def _take(self, sorter: Sorter, until_ns: int) -> memoryview:
+        data = sorter.take(max(until_ns, 0), self._most_held_bytes)
         # Wait until the held bytes have doubled: then the cost of sorting them again is amortised.
-        self._wanted_bytes = 2 * self._sorter.held_bytes + PIECE_BYTES
+        self._wanted_bytes = 2 * sorter.held_bytes + min(PIECE_BYTES, self._most_held_bytes)
+        if self._is_live:
+            self._taken_ns = self._monotonic_ns()
         return data
 
 
@@ -182,39 +267,90 @@ class FileSource(Source):
         reader: of the file.
         resync: also accept files that do not begin like a trace: records may follow later.
         sorts: if the file was saved from a pipe of blktrace, put its records in order of time.
+        share: one of so many files that share the memory for this.
+        piece_bytes: how much is read at a time for this.
     """
 
-    def __init__(self, reader: Reader, *, resync: bool = False, sorts: bool = False) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        resync: bool = False,
+        sorts: bool = False,
+        share: int = 1,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self._reader = reader
         self._readinto = reader.readinto if resync else checked(reader)
-        self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))  # aligned to a page
-        self._stream = SortedStream(LOOK_AHEAD_BYTES) if sorts else None
-        self._sorted = memoryview(b"")  # by _stream, and not yet returned
+        self._stream: SortedStream | None = None
+        self._is_live = reader.total_bytes is None  # a pipe: its records do not wait for others
+        self._due = memoryview(b"")  # from _stream, and not yet returned
+        self._has_ended = False
+        n_buffers, n_bytes = 1, READ_BYTES
+        if sorts:
+            n_bytes = piece_bytes
+            n_ahead = 0 if self._is_live else max(1, LOOK_AHEAD_BYTES // share // n_bytes)
+            n_buffers = n_ahead + 2  # one that is filled, one that has been returned
+            self._stream = SortedStream(
+                look_ahead_bytes=n_ahead * n_bytes,
+                resync=resync,
+                most_held_bytes=MOST_HELD_BYTES // share,
+                is_live=self._is_live,
+            )
+        memory = memoryview(mmap.mmap(-1, n_buffers * n_bytes))  # aligned to a page
+        self._buffers = [memory[i * n_bytes : (i + 1) * n_bytes] for i in range(n_buffers)]
+        self._next = 0  # the buffer that is being filled
+        self._filled_bytes = 0  # in it: a signal may interrupt this
 
     @property
     def done_bytes(self) -> int:
         return self._reader.done_bytes
 
     def read(self) -> memoryview:
-        while not self._sorted and self._stream is not None:
-            try:
-                n = self._readinto(self._buffer)
-            except SourceError:  # the next call raises it again
-                n = 0
-            self._sorted = self._stream.add(self._buffer[:n])
-            if n == 0 or (self._sorted and self._stream.is_in_order):
-                self._sorted = self.rest()
-                self._stream = None
-        if self._sorted:
-            data, self._sorted = self._sorted[:PIECE_BYTES], self._sorted[PIECE_BYTES:]
+        if self._stream is None:
+            return self._buffers[0][: self._readinto(self._buffers[0])]
+        while not self._due and not self._has_ended:
+            self._fill()
+            self._has_ended = not self._filled_bytes
+            self._due = self._add()
+        if not self._due:
+            self._due = self._stream.rest()
+        if self._due:
+            data, self._due = self._due[:PIECE_BYTES], self._due[PIECE_BYTES:]
             return data
-        return self._buffer[: self._readinto(self._buffer)]
+        return self._buffers[0][: self._readinto(self._buffers[0])]  # the end, or the error again
 
     def rest(self) -> memoryview:
-        held = self._stream.rest() if self._stream is not None else b""
-        return memoryview(bytes(self._sorted) + bytes(held))
+        data = bytes(self._due)
+        if self._stream is not None:
+            data += self._add()
+            while more := self._stream.rest():
+                data += more
+        return memoryview(data)
+
+    def _fill(self) -> None:
+        """Fill the next buffer; it stays empty at the end of the file, and at an error."""
+        buffer = self._buffers[self._next]
+        try:
+            while n := self._readinto(buffer[self._filled_bytes :]):
+                self._filled_bytes += n
+                if self._is_live or self._filled_bytes == len(buffer):
+                    return
+        except SourceError:  # the next call raises it again
+            pass
+
+    def _add(self) -> memoryview:
+        """Hand the buffer over to the stream; return what is due."""
+        assert self._stream is not None
+        data = self._buffers[self._next][: self._filled_bytes]
+        self._filled_bytes = 0
+        self._next = (self._next + 1) % len(self._buffers)
+        return self._stream.add(data) if data else data
+
+    def origin(self, offset: int) -> int:
+        return offset if self._stream is None else self._stream.origin(offset)
 
     def close(self) -> None:
         self._reader.close()
