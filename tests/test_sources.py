@@ -38,6 +38,7 @@ from blkiomon.engine import layout
 from blkiomon.errors import TraceError
 from blkiomon.sources import Source, SourceError, open_trace
 from blkiomon.sources.merger import Merger
+from blkiomon.sources.streams import LOOK_AHEAD_BYTES
 
 REAL = ("loop-multi-dc", "loop-phases-dc", "loop-ext4-all")
 V7_MAGIC = "65617407 or 65617408, a block trace of version 7 or 8"
@@ -725,6 +726,53 @@ def test_fifo_is_read_to_its_end(tmp_path: Path) -> None:
     writer.start()
     assert read_all(tmp_path / "fifo") == data
     writer.join()
+
+
+# --- records out of order ---------------------------------------------------------------------
+
+
+def saved(device: int, n_batches: int = 20) -> list[Record]:
+    """Records of two CPUs as a pipe of blktrace has them: batches of each in turn."""
+    return [
+        issue(500 * (n // 2) + t, t, 512, device=device, cpu=n % 2)
+        for n in range(n_batches)
+        for t in range(500)
+    ]
+
+
+def test_files_that_were_saved_from_pipes_are_merged_in_order(tmp_path: Path) -> None:
+    files = [saved(device) for device in range(3)]
+    for n, records in enumerate(files):
+        (tmp_path / f"saved{n}").write_bytes(encode(records))
+    assert read_all(*tmp_path.iterdir(), sorts=True) == encode(stable_sort(files))
+    assert read_all(*tmp_path.iterdir()) == encode(heads_merge(files))
+
+
+def test_long_files_that_become_disordered_are_merged_in_order(tmp_path: Path) -> None:
+    before = [issue(0, 8, 512)] * (LOOK_AHEAD_BYTES // 96 + 1000)
+    (tmp_path / "one").write_bytes(encode(before + saved(1)))
+    (tmp_path / "two").write_bytes(gzip.compress(encode(saved(2)), 1))
+    merged = read_all(tmp_path / "one", tmp_path / "two", sorts=True)
+    assert merged == encode(stable_sort([before + saved(1), saved(2)]))
+
+
+def test_skipped_bytes_of_a_merged_file_are_where_they_are_in_the_file(tmp_path: Path) -> None:
+    data = encode(saved(1))
+    at = 48 * 700
+    (tmp_path / "one").write_bytes(data[:at] + b"garbage" + data[at:])
+    (tmp_path / "two").write_bytes(encode(saved(2)))
+    reports: list[str] = []
+    paths = [tmp_path / "one", tmp_path / "two"]
+    merged = read_all(*paths, sorts=True, resync=True, report=reports.append)
+    assert merged == encode(stable_sort([saved(1), saved(2)]))
+    assert reports == [f"bad trace: {paths[0]}: skipped 7 bytes at byte offset {at}"]
+
+
+def test_files_of_a_set_are_taken_to_be_in_order(tmp_path: Path) -> None:
+    files = [saved(1), saved(2)]
+    for cpu, records in enumerate(files):
+        (tmp_path / f"sda.blktrace.{cpu}").write_bytes(encode(records))
+    assert read_all(tmp_path / "sda", sorts=True) == encode(heads_merge(files))
 
 
 # --- compression ------------------------------------------------------------------------------

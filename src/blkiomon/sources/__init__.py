@@ -1,8 +1,8 @@
 """Sources: where the bytes of a trace come from.
 
 Files: ``trace_sets`` finds them; ``file_kinds`` recognises files that are not traces. ``readers``
-reads and decompresses one file. ``streams`` makes one stream of all files: a single file as it is
-or put in order by ``sorter``, several files merged by time by ``merger``.
+reads and decompresses one file. ``streams`` makes one stream of all files: each as it is or
+put in order by ``sorter``, several merged by time by ``merger``.
 
 This host: ``capture`` captures its devices by perf events, whose rings ``perf`` reads; ``version7``
 converts captured records for other programs. ``devices`` has the names and numbers of block
@@ -48,7 +48,8 @@ def open_trace(
             such sets; or ``-`` for standard input. A file that is named twice is read once.
         resync: after bytes of a file that are not a record, continue at the next plausible record
             of that file. For a single file the engine does this.
-        sorts: put the records of a single file in order of time; see ``FileSource``.
+        sorts: put the records of files that are not of a set of several CPUs in order of time;
+            see ``FileSource``.
         report: receives messages for the user, one line each.
 
     Raises:
@@ -103,7 +104,7 @@ def source_of(
         source = FileSource(readers[0], resync=resync, sorts=sorts)
     else:
         name = f"{len(readers)} files of {name}"
-        source = MergedSource(name, readers, sets=sets, resync=resync, report=report)
+        source = MergedSource(name, readers, sets=sets, resync=resync, sorts=sorts, report=report)
     source.notes = notes
     source.missing_files = missing_files
     return source

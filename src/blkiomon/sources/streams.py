@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 
 from blkiomon._core import Engine
@@ -356,6 +356,21 @@ class FileSource(Source):
         self._reader.close()
 
 
+class _SortedReader:
+    """Reads a file, and sorts it on the way: for a merger."""
+
+    def __init__(self, source: FileSource) -> None:
+        self._source = source
+        self._left = memoryview(b"")
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self._left:
+            self._left = self._source.read()
+        n = min(len(buffer), len(self._left))
+        buffer[:n], self._left = self._left[:n], self._left[n:]
+        return n
+
+
 class MergedSource(Source):
     """Several files, merged by time; see ``Merger``.
 
@@ -364,6 +379,8 @@ class MergedSource(Source):
         readers: of the files. Of records with equal times, the earlier file's comes first.
         sets: a key for each file. Files with equal keys are from one boot; default: all files.
         resync: after bytes that are not a record, continue at the next plausible one of that file.
+        sorts: sort the files that are alone in their sets, see ``FileSource``. The files of a set
+            of several CPUs are in order.
         report: receives messages for the user, one line each.
     """
 
@@ -374,6 +391,7 @@ class MergedSource(Source):
         *,
         sets: Sequence[Hashable] = (),
         resync: bool = False,
+        sorts: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
@@ -385,10 +403,26 @@ class MergedSource(Source):
         self._report = report or (lambda text: None)
         self._skips = 0
         self._has_ended = False
+        window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
+        readintos = [reader.readinto if resync else checked(reader) for reader in readers]
+        sizes = Counter(sets)
+        alone = [i for i, key in enumerate(sets) if sorts and sizes[key] == 1]
+        self._sorted: dict[str, FileSource] = {}  # by name
+        for i in alone:
+            source = FileSource(
+                readers[i],
+                resync=resync,
+                sorts=True,
+                share=len(alone),
+                # Whole pages that fit the window beside the beginning of a record.
+                piece_bytes=max(1, (window_bytes - 1) // mmap.PAGESIZE) * mmap.PAGESIZE,
+            )
+            self._sorted[readers[i].name] = source
+            readintos[i] = _SortedReader(source).readinto
         self._merger = Merger(
             [reader.name for reader in readers],
-            [reader.readinto if resync else checked(reader) for reader in readers],
-            window_bytes=min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers))),
+            readintos,
+            window_bytes=window_bytes,
             output_bytes=PIECE_BYTES,
             resync=resync,
         )
@@ -464,6 +498,8 @@ class MergedSource(Source):
     def _report_skips(self) -> None:
         for name, offset, n_bytes in self._merger.take_skips():
             self._skips += 1
+            if name in self._sorted:
+                offset = self._sorted[name].origin(offset)
             if self._skips <= SKIPS_SHOWN:
                 skipped = how_many(n_bytes, "byte", "bytes")
                 self._report(f"bad trace: {name}: skipped {skipped} at byte offset {offset}")
