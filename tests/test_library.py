@@ -24,7 +24,7 @@ import pytest
 import tracewriter as tw
 import zstandard
 from test_monitor import DAY_S, MS, S, anchored, dicts, intervals_of, pair, spans, steady
-from tracewriter import complete, encode, issue
+from tracewriter import Record, complete, encode, issue
 
 import blkiomon
 from blkiomon import Interval, SourceError, StatsError, TraceError
@@ -33,6 +33,7 @@ from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table, frames
 from blkiomon.formats.json_codec import UNSEEN
 from blkiomon.library import REQUEST
+from blkiomon.sources.streams import LOOK_AHEAD_BYTES
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 N_RECORDS, N_REQUESTS = 95_366, 47_637
@@ -204,6 +205,65 @@ def test_empty_trace_has_no_records_and_no_requests() -> None:
     assert len(list(blkiomon.intervals(b""))) == 1
 
 
+def saved(n_batches: int) -> list[Record]:
+    """Records of two CPUs as a pipe of blktrace has them: batches of each in turn."""
+    return [
+        issue(500 * (n // 2) + t, t, 512, cpu=n % 2) for n in range(n_batches) for t in range(500)
+    ]
+
+
+def as_bytes(data: bytes) -> bytes:
+    return data
+
+
+def as_file(data: bytes) -> BinaryIO:
+    return io.BytesIO(data)
+
+
+def as_packed_bytes(data: bytes) -> bytes:
+    return gzip.compress(data, 1)
+
+
+def as_unpacking_file(data: bytes) -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(data, 1)))
+
+
+@pytest.mark.parametrize("form", [as_bytes, as_file, as_packed_bytes, as_unpacking_file])
+@pytest.mark.parametrize("before", [0, LOOK_AHEAD_BYTES + 1_000_000])
+def test_sources_that_were_saved_from_a_pipe_are_sorted(
+    form: Callable[[bytes], Any], before: int
+) -> None:
+    data = encode([issue(0, 8, 512)]) * (before // 48) + encode(saved(20))
+    times = blkiomon.read_trace(form(data))["time_ns"]
+    assert times.tolist() == [0] * (before // 48) + sorted(record.time_ns for record in saved(20))
+
+
+def test_a_pipe_is_sorted_from_the_first_record_out_of_order_on() -> None:
+    class Piped(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return super().read1(1000)
+
+        def seekable(self) -> bool:
+            return False
+
+    times = blkiomon.read_trace(Piped(encode(saved(20))))["time_ns"]
+    assert times[:500].tolist() == list(range(500))
+    assert times[500:].tolist() == sorted(record.time_ns for record in saved(20)[500:])
+
+
+def test_all_intervals_before_an_error_of_a_file_object_are_yielded() -> None:
+    class Failing(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            if piece := super().read1(size):
+                return piece
+            raise OSError("the disk is gone")
+
+    items = blkiomon.intervals(Failing(encode(steady(25))))
+    assert [next(items).total.requests for _ in range(3)] == [10, 10, 5]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+
+
 # -- intervals -------------------------------------------------------------------------------------
 
 
@@ -215,6 +275,9 @@ def test_intervals_are_yielded_as_they_end(data: bytes) -> None:
             piece = super().read1(48 * 1000)
             self.given += len(piece)
             return piece
+
+        def seekable(self) -> bool:  # as a pipe
+            return False
 
     source = Slow(data)
     items = blkiomon.intervals(source, 0.1)

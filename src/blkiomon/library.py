@@ -27,6 +27,7 @@ from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
 from blkiomon.sources.readers import MAGIC_BYTES, UNPACKED_BYTES, OpenedReader
+from blkiomon.sources.streams import LOOK_AHEAD_BYTES, PIECE_BYTES, SortedStream
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -104,6 +105,9 @@ class ClockOptions(MonitorOptions, total=False):
 
 def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
     """Read all records of a trace, of any kind.
+
+    Records that were saved from a pipe of blktrace, one CPU after another, are put in order of
+    time; for this, a source that can seek is read 8 MiB ahead.
 
     Args:
         source: a path, as on the command line (a file, the base name or a member of a per-CPU set,
@@ -259,6 +263,8 @@ def intervals(
 ) -> Intervals:
     """Read a trace in intervals; yields each as soon as it ends.
 
+    A source that can seek is read 8 MiB ahead, see ``read_trace``.
+
     Args:
         source: see ``read_trace``.
         interval: length in seconds; None: the whole trace is one interval.
@@ -392,14 +398,44 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
     while len(head) < MAGIC_BYTES and (piece := next(pieces, None)) is not None:
         head = memoryview(bytes(head) + bytes(piece)) if head else piece
     pieces = chain([head], pieces)
-    if not is_packed(bytes(head[:MAGIC_BYTES])):
-        yield from pieces
-        return
-    name = getattr(source, "name", None)
+    if is_packed(bytes(head[:MAGIC_BYTES])):
+        pieces = _unpacked(pieces, getattr(source, "name", None))
+    yield from _in_order(pieces, resync, is_live=_is_live(source))
+
+
+def _unpacked(pieces: Iterator[memoryview], name: object) -> Iterator[memoryview]:
+    """The decompressed bytes of these pieces."""
     reader = OpenedReader(_PieceFile(pieces), name if isinstance(name, str) else "the source")
-    buffer = memoryview(bytearray(UNPACKED_BYTES))
-    while n := reader.readinto(buffer):
+    while n := reader.readinto(buffer := memoryview(bytearray(UNPACKED_BYTES))):
         yield buffer[:n]
+
+
+def _in_order(pieces: Iterable[memoryview], resync: bool, *, is_live: bool) -> Iterator[memoryview]:
+    """The bytes of these pieces, sorted by time if batches of several CPUs alternate.
+
+    A live stream is not read ahead. The pieces stay valid.
+    """
+    stream = SortedStream(
+        look_ahead_bytes=0 if is_live else LOOK_AHEAD_BYTES, resync=resync, is_live=is_live
+    )
+    failure: Exception | None = None
+    try:
+        for piece in pieces:
+            yield stream.add(piece)
+    except Exception as error:  # what was read before it still counts
+        failure = error
+    while data := stream.rest():
+        yield data
+    if failure is not None:
+        raise failure
+
+
+def _is_live(source: Any) -> bool:
+    """Whether a tracer may be writing to a source: it is a pipe, a socket or something unknown."""
+    if not hasattr(source, "read"):
+        return False
+    is_seekable = getattr(source, "seekable", None)
+    return is_seekable is None or not is_seekable()
 
 
 def _check(source: object) -> None:
@@ -432,7 +468,9 @@ def _paths(source: Any) -> Sequence[Path] | None:
 def _pieces(source: Any) -> Iterator[memoryview]:
     """The bytes of a file object or a buffer."""
     if not hasattr(source, "read"):
-        yield memoryview(source).cast("B")
+        whole = memoryview(source).cast("B")
+        for begin in range(0, len(whole), PIECE_BYTES):
+            yield whole[begin : begin + PIECE_BYTES]
         return
     # read1 returns what a pipe has; read would wait until CHUNK_BYTES have arrived.
     read = getattr(source, "read1", source.read)
