@@ -115,6 +115,13 @@ MISTAKES = (
     ("report", USAGE, "the trace is missing: name it by its path"),
     ("compare t", USAGE, "compare takes two runs, or several of each side: A1 A2 : B1 B2"),
     ("record", USAGE, "the trace has no name: -o NAME, or -o - for standard output"),
+    ("record -o x.blktrace.0 --trace 4095:9", USAGE, "-o takes the name before .blktrace: -o x"),
+    (
+        "record -o d/x.blktrace.12.gz --trace 4095:9",
+        USAGE,
+        "-o takes the name before .blktrace: -o d/x",
+    ),
+    ("record -o x.blktrace --trace 4095:9", USAGE, "-o takes the name before .blktrace: -o x"),
     ("record -o x fio job", USAGE, "unexpected argument 'fio': write a command after --"),
     ("topology run2", INPUT, "cannot open run2.topology.json: no such file; on the traced host, "),
     ("archive missing", INPUT, "cannot open missing: there is no such file and no missing.blktrac"),

@@ -288,6 +288,22 @@ def test_scrapes_are_packed_for_those_who_ask(
     assert encoding is None or len(data) < len(plain) / 5
 
 
+def test_health_probe_gets_the_head_alone(server: tuple[HttpSink, str]) -> None:
+    _, address = server
+    url = f"http://{address}/metrics"
+    probe = urllib.request.Request(url, method="HEAD")
+    with (
+        urllib.request.urlopen(probe, timeout=runner.TIMEOUT_S) as answer,
+        urllib.request.urlopen(url, timeout=runner.TIMEOUT_S) as whole,
+    ):
+        assert (answer.status, answer.read()) == (200, b"")
+        for name in ("Content-Type", "Content-Length"):
+            assert answer.headers[name] == whole.headers[name]
+    probe = urllib.request.Request(f"http://{address}/else", method="HEAD")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(probe, timeout=runner.TIMEOUT_S)
+
+
 def connect(address: str) -> socket.socket:
     host, port = address.split(":")
     return socket.create_connection((host, int(port)), timeout=runner.TIMEOUT_S)

@@ -379,9 +379,9 @@ def _operation(name: str, text: str) -> str:
     return text
 
 
-def _names(name: str, text: str) -> bool | None:
-    """Whether to print names of devices; None: only of a live trace. A Reader."""
-    return {"auto": None, "yes": True, "no": False}[one_of("auto", "yes", "no")(name, text)]
+def _yes(name: str, text: str) -> bool:
+    """A Reader of yes or no."""
+    return bool(one_of("yes", "no")(name, text) == "yes")
 
 
 # --- options that several commands have -----------------------------------------------------------
@@ -459,7 +459,7 @@ FILE = Option(
 NAMES = Option(
     "--names=yes|no",
     "print device names (sdb) beside numbers (8:16); default: yes if the trace is live",
-    read=_names,
+    read=_yes,
 )
 OVERWRITE = Option("--overwrite", "replace FILE even if it begins like a trace")
 FOLLOW_SYMLINKS = Option(

@@ -39,7 +39,7 @@ from blkiomon.console import (
 )
 from blkiomon.errors import MissingLibrary
 from blkiomon.outputs.opening import Policy
-from blkiomon.sources.trace_sets import TOPOLOGY
+from blkiomon.sources.trace_sets import MEMBER, TOPOLOGY
 
 if TYPE_CHECKING:
     from blkiomon.outputs.recording import Recording
@@ -180,6 +180,8 @@ def _check(given: Namespace) -> None:
         raise UsageError("standard output is a terminal; -o - writes records to a pipe or a file")
     if os.path.basename(output) in ("", ".", ".."):  # noqa: PTH119 (Path drops a last slash)
         raise UsageError("-o takes the name of a trace, not a directory")
+    if member := MEMBER.fullmatch(output) or MEMBER.fullmatch(f"{output}.0"):
+        raise UsageError(f"-o takes the name before .blktrace: -o {member['base']}")
 
 
 def _record(

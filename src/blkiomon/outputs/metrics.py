@@ -251,7 +251,10 @@ def _listen(address: tuple[str, int], metrics: Metrics) -> _Server:
                 self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            if self.command != "HEAD":
+                self.wfile.write(text)
+
+        do_HEAD = do_GET  # for health probes
 
         def log_message(self, format: str, *args: Any) -> None:
             """Do not log requests."""
