@@ -26,7 +26,8 @@ def _checked(result: int) -> int:
 
 def create(key: int) -> int:
     """Make a new queue; returns its identifier."""
-    return _checked(_LIBC.msgget(ctypes.c_int(key), _CREATE | _EXCLUSIVE | 0o600))
+    # The packaged program asks for these rights, and for ever if it is refused.
+    return _checked(_LIBC.msgget(ctypes.c_int(key), _CREATE | _EXCLUSIVE | 0o700))
 
 
 def remove(queue: int) -> None:

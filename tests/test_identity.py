@@ -13,6 +13,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import goldenfiles
@@ -186,24 +187,15 @@ def test_queue_messages_equal_the_originals(tmp_path: Path) -> None:
     cases.append((goldenfiles.TRACES / "loop-multi-dc.bin").read_bytes())
     with runner.queues(tmp_path, 2 * len(cases)) as queues:
         theirs, ours = queues[: len(cases)], queues[len(cases) :]
-        processes = []
-        try:
+        with ExitStack() as stack:
             for data, queue in zip(cases, theirs, strict=True):
                 # Two seconds: the long trace must be read before the first boundary.
-                command = [program, "-I", "2", *queue.options]
-                process = subprocess.Popen(command, stdin=subprocess.PIPE)
-                processes.append(process)
-                assert process.stdin is not None
-                process.stdin.write(data)
-                process.stdin.flush()
+                original = runner.Running("-I", "2", *queue.options, command=(program,))
+                stack.enter_context(original).write(data)
             stored = goldenfiles.load("loop-multi-dc").result.binary
             expected = [*map(_devices, cases[:-1]), len(stored) // layout.STATS_03.itemsize]
             for queue, number in zip(theirs, expected, strict=True):
                 queue.await_messages(number)
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
         with ThreadPoolExecutor(2) as pool:
             for result in pool.map(_send_messages, cases, ours):
                 assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
