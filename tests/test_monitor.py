@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
 import goldenfiles
+import numpy as np
 import pytest
 import streams
 import tracewriter as tw
@@ -387,6 +390,15 @@ def test_from_0_is_from_the_beginning() -> None:
             assert dicts(intervals_of(data, **options)) == dicts(intervals_of(data)), options
 
 
+def test_times_of_numpy_give_intervals_of_plain_numbers() -> None:
+    limits: dict[str, Any] = {"from_ns": np.int64(S), "to_ns": np.int64(2 * S)}
+    (item,) = intervals_of(encode(steady(40)), None, **limits)
+    monitor = Monitor(clock="wall")
+    times: list[Any] = [np.int64(5), np.uint64(6)]
+    for found in (item, monitor.cut(*times)):
+        assert json.dumps(to_dict(found))
+
+
 def test_to_is_exclusive_and_from_inclusive() -> None:
     records = [issue(S, 8, 512), complete(2 * S, 8, 512), *pair(3 * S), complete(9 * S, 8, 512)]
     (item,) = intervals_of(encode(records), None, from_ns=S, to_ns=2 * S)
@@ -485,6 +497,32 @@ def test_idle_time_counts_for_the_age_of_requests_in_flight() -> None:
     assert load and (load.end, load.oldest_ns) == (1, 3 * S)
 
 
+@pytest.mark.parametrize(
+    ("times", "error", "message"),
+    [
+        ((2 * S, S), ValueError, f"an interval cannot be from {2 * S} to {S} ns"),
+        ((0, 1 << 64), ValueError, f"an interval cannot be from 0 to {1 << 64} ns"),
+        ((0, S, -1), ValueError, "idle_ns must be 0 or more, not -1"),
+        (("a", 5), TypeError, "start_ns must be a whole number, not 'a'"),
+        ((0, 0.5), TypeError, "end_ns must be a whole number, not 0.5"),
+        ((0, 1, None), TypeError, "idle_ns must be a whole number, not None"),
+    ],
+)
+def test_cut_refuses_times_that_make_no_interval(
+    times: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    monitor = Monitor(clock="wall")
+    monitor.feed(encode(steady(3)))
+    with pytest.raises(error, match=f"^{message}$"):
+        monitor.cut(*times)
+    assert monitor.cut(0, S).total.requests == 3, "the interval goes on"
+
+
+def test_cut_is_for_the_wall_clock_alone() -> None:
+    with pytest.raises(RuntimeError, match='is for clock="wall"; with "trace", feed'):
+        Monitor(1).cut(0, S)
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
@@ -509,6 +547,18 @@ def test_last_interval_can_be_left_out() -> None:
     monitor = Monitor(1)
     assert len(monitor.feed(encode(steady(25)))) == 2
     assert monitor.finish(final=False) == []
+
+
+@pytest.mark.parametrize("clock", ["trace", "wall"])
+@pytest.mark.parametrize("end", [0, 1], ids=["whole", "inside a record"])
+def test_nothing_can_be_fed_after_finish(clock: str, end: int) -> None:
+    monitor = Monitor(1, clock=clock)
+    data = encode(steady(5))
+    monitor.feed(data[: len(data) - end])
+    with suppress(TraceError):
+        monitor.finish()
+    with pytest.raises(RuntimeError, match=r"finish\(\) has ended this stream: make another Mon"):
+        monitor.feed(data)
 
 
 def test_losses_given_to_count_outside_are_counted_once() -> None:

@@ -107,9 +107,6 @@ class Monitor:
             arguments.require_number("the length of an interval", interval_s, wanted)
             if not 1e-9 <= interval_s <= 1e9:
                 raise ValueError(f"interval_s must be from 1e-9 to 1e9, not {interval_s}")
-        for name, limit_ns in (("from_ns", from_ns), ("to_ns", to_ns)):
-            if limit_ns is not None:
-                arguments.whole(name, limit_ns)
         self._options: dict[str, Any] = {
             "max_pending": arguments.whole("max_pending", max_pending),
             "max_age_ns": age_ns(max_age_s),
@@ -119,8 +116,8 @@ class Monitor:
         self._clock = clock
         self.ops = checked(ops)
         self.found_ops: set[str] = set()
-        self._from_ns = from_ns
-        self._to_ns = to_ns
+        self._from_ns = None if from_ns is None else arguments.whole("from_ns", from_ns)
+        self._to_ns = None if to_ns is None else arguments.whole("to_ns", to_ns)
         self._has_limits = from_ns is not None or to_ns is not None
         self._limits_origin_ns: int | None = None  # trace time from which from_ns and to_ns count
         self._probe: Engine | None = None  # looks for the time of day
@@ -150,6 +147,7 @@ class Monitor:
         self._last_ns = NO_END_NS  # to_ns as trace time
         self._epoch_ns: int | None = None  # as known at the end of the first interval
         self._has_ended_interval = False
+        self._has_finished = False
 
     def choose_clock(self, clock: str) -> None:
         """Change the clock, "trace" or "wall"; only before the first bytes."""
@@ -161,7 +159,10 @@ class Monitor:
         Raises:
             TraceError: the bytes are not a trace. Earlier records count; see ``take``.
             MemoryError: the engine cannot allocate memory.
+            RuntimeError: ``finish`` has ended the stream, or another thread uses the monitor.
         """
+        if self._has_finished:
+            raise RuntimeError("finish() has ended this stream: make another Monitor")
         try:
             rest = memoryview(data).cast("B")
         except TypeError:
@@ -186,7 +187,21 @@ class Monitor:
         Args:
             start_ns, end_ns: when it began and ends, ns since 1970.
             idle_ns: time since the latest data arrived; requests in flight have aged by it.
+
+        Raises:
+            ValueError: it ends before it began, or a time is out of range.
+            TypeError: a time is not a whole number.
+            RuntimeError: the clock is "trace", or another thread uses the monitor.
         """
+        start_ns = arguments.whole("start_ns", start_ns)
+        end_ns = arguments.whole("end_ns", end_ns)
+        idle_ns = arguments.whole("idle_ns", idle_ns)
+        if self._clock != "wall":
+            raise RuntimeError('cut() is for clock="wall"; with "trace", feed() ends intervals')
+        if not -NEVER_NS <= start_ns <= end_ns <= NEVER_NS:
+            raise ValueError(f"an interval cannot be from {start_ns} to {end_ns} ns")
+        if idle_ns < 0:
+            raise ValueError(f"idle_ns must be 0 or more, not {idle_ns}")
         now_ns = self.engine.now_ns
         snapshot = self.engine.snapshot(min(now_ns + idle_ns, NEVER_NS) if now_ns else None)
         return self._finished(snapshot, end_ns // NS_PER_S, start_ns, end_ns, anchored=True)
@@ -194,7 +209,8 @@ class Monitor:
     def finish(self, *, is_complete: bool = True, final: bool = True) -> list[Interval]:
         """End the stream; return the last interval, which ends with the latest record.
 
-        With the wall clock, call ``cut`` afterwards for the last interval.
+        Nothing can be fed afterwards: another stream needs another monitor. With the wall clock,
+        call ``cut`` afterwards for the last interval.
 
         Args:
             is_complete: the stream was read to its end.
@@ -203,6 +219,7 @@ class Monitor:
         Raises:
             TraceError: the stream ended inside a record; ``take`` has the last interval.
         """
+        self._has_finished = True
         try:
             if is_complete and not self.is_done:
                 if self._probe is not None:
