@@ -29,7 +29,6 @@ from tracewriter import Record, complete, encode, issue
 import blkiomon
 from blkiomon import Interval, SourceError, StatsError, TraceError
 from blkiomon.engine import layout
-from blkiomon.errors import MissingLibrary
 from blkiomon.formats import flat_table, frames
 from blkiomon.formats.json_codec import UNSEEN
 from blkiomon.library import REQUEST
@@ -692,8 +691,10 @@ def test_table_has_what_the_iterator_has_left(data: bytes) -> None:
 
 def test_table_without_its_library_names_it(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(MissingLibrary, match="this table needs polars: pip install polars"):
-        blkiomon.intervals(data).to_polars()
+    for found in (blkiomon.intervals(data), blkiomon.requests(data)):
+        with pytest.raises(blkiomon.MissingLibrary, match="needs polars: pip install polars") as it:
+            found.to_polars()
+        assert isinstance(it.value, ImportError)
 
 
 def test_arrays_go_into_duckdb(data: bytes) -> None:

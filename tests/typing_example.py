@@ -50,6 +50,11 @@ def main(trace: Path, stats: Path) -> list[str]:
     assert_type(ended, list[blkiomon.Interval])
     lines.append(f"{len(ended)} intervals, {monitor.totals.records} records")
 
+    try:
+        found.to_pandas()
+    except blkiomon.MissingLibrary as missing:
+        lines.append(str(missing))
+
     wrong = trace.with_name("missing")
     try:
         blkiomon.summarize(wrong)

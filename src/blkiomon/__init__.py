@@ -12,7 +12,7 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
 from typing import TYPE_CHECKING, Any
 
 from blkiomon._version import __version__
-from blkiomon.errors import IntervalError, SourceError, StatsError, TraceError
+from blkiomon.errors import IntervalError, MissingLibrary, SourceError, StatsError, TraceError
 
 if TYPE_CHECKING:
     from blkiomon.engine import layout
@@ -43,6 +43,7 @@ __all__ = [
     "InFlight",
     "Interval",
     "IntervalError",
+    "MissingLibrary",
     "Monitor",
     "Requests",
     "SourceError",

@@ -60,7 +60,7 @@ class IntervalError(ValueError):
     """The input is not an encoded interval, or its figures contradict each other."""
 
 
-class MissingLibrary(Exception):
+class MissingLibrary(ImportError):
     """An optional library is not installed; the text says how to install it."""
 
 
