@@ -45,6 +45,10 @@ def main(trace: Path, stats: Path) -> list[str]:
     assert_type(blkiomon.read_stats(stats), npt.NDArray[np.void])
     assert len(blkiomon.requests(trace)) == whole.total.requests
 
+    array = np.fromfile(trace, np.uint8)
+    assert blkiomon.summarize(array).total.requests == whole.total.requests
+    assert len(blkiomon.Monitor(1.0).feed(array)) == len(pieces) - 1
+
     monitor = blkiomon.Monitor(1.0)
     ended = monitor.feed(trace.read_bytes()) + monitor.finish()
     assert_type(ended, list[blkiomon.Interval])

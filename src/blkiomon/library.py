@@ -30,10 +30,10 @@ from blkiomon.sources.readers import MAGIC_BYTES, UNPACKED_BYTES, OpenedReader
 from blkiomon.sources.streams import LOOK_AHEAD_BYTES, PIECE_BYTES, SortedStream
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from blkiomon.interval.arguments import Bytes
 
     Path = str | os.PathLike[str]
-    Source = Path | Sequence[Path] | BinaryIO | ReadableBuffer
+    Source = Path | Sequence[Path] | BinaryIO | Bytes
 
 
 _TIMES = ("issued_ns", "first_issued_ns", "d2c_ns")

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from numbers import Real
 from operator import index
 from reprlib import repr as shortened
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from _typeshed import ReadableBuffer
+
+    Bytes = ReadableBuffer | npt.NDArray[Any]
+    """Bytes, and arrays of numpy: before Python 3.12, type checkers do not know their buffers."""
 
 
 def wrong(name: str, wanted: str, value: object) -> TypeError:

@@ -19,7 +19,7 @@ from blkiomon.interval.operations import checked
 from blkiomon.interval.value import Counts, Interval, in_order
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from blkiomon.interval.arguments import Bytes
 
 MOST_IDLE = 100_000
 """Limit of idle intervals (without a record) in a row. If trace time jumps further, they are left
@@ -153,7 +153,7 @@ class Monitor:
         """Change the clock, "trace" or "wall"; only before the first bytes."""
         self._clock = clock
 
-    def feed(self, data: ReadableBuffer) -> list[Interval]:
+    def feed(self, data: Bytes) -> list[Interval]:
         """Process the next bytes of a stream, cut anywhere; return the intervals that they end.
 
         Raises:
@@ -164,7 +164,7 @@ class Monitor:
         if self._has_finished:
             raise RuntimeError("finish() has ended this stream: make another Monitor")
         try:
-            rest = memoryview(data).cast("B")
+            rest = memoryview(data).cast("B")  # type: ignore[arg-type]
         except TypeError:
             raise arguments.wrong("data", "bytes of a trace", data) from None
         if self._probe is not None and not self.is_done:
