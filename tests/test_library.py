@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import io
 import lzma
@@ -285,6 +286,15 @@ def test_intervals_are_yielded_as_they_end(data: bytes) -> None:
     assert source.given < len(data) / 10
     assert 1 + len(list(items)) == 31
     assert source.given == len(data)
+
+
+def test_intervals_that_a_few_bytes_end_do_not_exist_at_once() -> None:
+    items = blkiomon.intervals(encode([*pair(S), *pair(3 * S)]), 0.001)
+    others = {id(o) for o in gc.get_objects() if isinstance(o, Interval)}
+    next(items)
+    alive = [o for o in gc.get_objects() if isinstance(o, Interval) and id(o) not in others]
+    assert len(alive) <= 1
+    assert len(list(items)) == 2001
 
 
 def test_functions_take_a_period_and_resync() -> None:

@@ -300,7 +300,8 @@ def followed(pieces: Iterable[memoryview], monitor: Monitor) -> Iterator[Interva
     """Yield the intervals of a stream by trace time; before an error, all intervals up to it."""
     try:
         for data in pieces:
-            yield from monitor.feed(data)
+            for _ in monitor.steps(data):
+                yield from monitor.take()
             if monitor.is_done:
                 break
     except Exception:

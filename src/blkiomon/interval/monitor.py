@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -161,6 +161,15 @@ class Monitor:
             MemoryError: the engine cannot allocate memory.
             RuntimeError: ``finish`` has ended the stream, or another thread uses the monitor.
         """
+        for _ in self.steps(data):
+            pass
+        return self.take()
+
+    def steps(self, data: Bytes) -> Iterator[None]:
+        """Do what ``feed`` does, and yield when an interval has ended: ``take`` then returns it.
+
+        This saves memory, as a few bytes may end very many intervals.
+        """
         if self._has_finished:
             raise RuntimeError("finish() has ended this stream: make another Monitor")
         try:
@@ -170,7 +179,7 @@ class Monitor:
         if self._probe is not None and not self.is_done:
             self._probed += rest  # held back until the time of day is known
             if not self._find_time_of_day(self._probe, len(rest)):
-                return []
+                return
             rest = memoryview(self._probed)
             self._probed = bytearray()
         while not self.is_done:
@@ -178,8 +187,7 @@ class Monitor:
             next_ns = self.engine.stopped_at_ns
             if next_ns is None:
                 break
-            self._advance_to(next_ns)
-        return self.take()
+            yield from self._advance_to(next_ns)
 
     def cut(self, start_ns: int, end_ns: int, idle_ns: int = 0) -> Interval:
         """End an interval by the wall clock.
@@ -294,8 +302,8 @@ class Monitor:
             until_ns = min(until_ns, self._next_start_ns(self.interval_ns))
         return until_ns if until_ns < NO_END_NS else None
 
-    def _advance_to(self, next_ns: int) -> None:
-        """End the intervals that end before the next record, which has this time."""
+    def _advance_to(self, next_ns: int) -> Iterator[None]:
+        """End the intervals that end before the next record, which has this time; yield at each."""
         if self.origin_ns is None:
             # The engine cannot stop at a record of time 0: it has read that record.
             first_ns = self.engine.first_ns
@@ -307,7 +315,7 @@ class Monitor:
             self._is_before_from = False
             self._counts = self.totals
         if self.interval_ns is not None and self._clock == "trace":
-            self._end_up_to(min(next_ns, self._last_ns), self.interval_ns)
+            yield from self._end_up_to(min(next_ns, self._last_ns), self.interval_ns)
         if next_ns >= self._last_ns:
             self.is_done = True
 
@@ -316,7 +324,7 @@ class Monitor:
         passed_ns = (self._start_ns - self._first_start_ns) % interval_ns
         return self._start_ns - passed_ns + interval_ns
 
-    def _end_up_to(self, time_ns: int, interval_ns: int) -> None:
+    def _end_up_to(self, time_ns: int, interval_ns: int) -> Iterator[None]:
         """End the current interval if it ends by this time; then the idle intervals after it."""
         if self._most_intervals is not None:
             while (time_ns - self._first_start_ns) // interval_ns >= self._most_intervals:
@@ -325,6 +333,7 @@ class Monitor:
         if time_ns < self._next_start_ns(interval_ns):
             return
         self._end_at(self._next_start_ns(interval_ns))
+        yield
         idle = (time_ns - self._start_ns) // interval_ns
         if self._most_intervals is None:
             weight = idle * (1 + self.engine.pending // PENDING_PER_IDLE)
@@ -336,6 +345,7 @@ class Monitor:
             self._idle += weight
         for _ in range(idle):
             self._end_at(self._start_ns + interval_ns)
+            yield
 
     def _find_time_of_day(self, probe: Engine, n_bytes: int) -> bool:
         """Feed the last ``n_bytes`` of ``_probed`` to the probe; return whether it knows the time.
