@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import sys
+import tempfile
 import threading
 from array import array
 from collections.abc import Callable, Iterator
@@ -428,10 +429,18 @@ def test_errors_name_file_and_offset(function: Callable[..., Any], tmp_path: Pat
         function("")
     with pytest.raises(TypeError, match="a path must be text or a Path, not b'trace'"):
         function([b"trace"])
+    with pytest.raises(SourceError, match=r"'no\\x00path': a path has no NUL"):
+        function(["no\0path"])
     with pytest.raises(TypeError, match=r"bytes: open it with mode 'rb', not <_io.StringIO"):
         function(io.StringIO("text"))
-    for source in (5, None, {"a": 1}):
-        with pytest.raises(TypeError, match="source must be a path, a list of paths, a binary fi"):
+    with tempfile.NamedTemporaryFile("w") as text, path.open("ab") as written:
+        for file in (text, written):
+            with pytest.raises(TypeError, match="bytes: open it with mode 'rb', not <"):
+                function(file)
+    for source in (5, None, {"a": 1}, memoryview(bytes(96))[::2]):
+        with pytest.raises(
+            TypeError, match="a list of paths, a binary file or contiguous bytes, not"
+        ):
             function(source)
 
 
@@ -472,6 +481,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         "unknown option 'colour'; there are max_pending, max_age_s, max_devices, resync, devices, "
         "ops, from_ns, to_ns, is_absolute",
     ),
+    "an option of Monitor": (
+        lambda: blkiomon.Monitor(max_age=1),  # type: ignore[call-arg]
+        "Monitor.__init__() got an unexpected keyword argument 'max_age'",
+    ),
     "percent": (
         lambda: WHOLE.percentile("99"),  # type: ignore[arg-type]
         "percent must be a number, such as 99 or 99.9, not '99'",
@@ -510,7 +523,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "feed": (
         lambda: blkiomon.Monitor().feed("text"),  # type: ignore[arg-type]
-        "data must be bytes of a trace, not 'text'",
+        "data must be contiguous bytes of a trace, not 'text'",
+    ),
+    "feed of every second byte": (
+        lambda: blkiomon.Monitor().feed(memoryview(bytes(96))[::2]),
+        "data must be contiguous bytes of a trace, not <memory at",
     ),
     "read_stats": (
         lambda: blkiomon.read_stats(3),  # type: ignore[arg-type]
@@ -686,6 +703,19 @@ def test_error_of_a_request_is_its_errno() -> None:
     """Of sectors that SCSI could not read, on a real kernel."""
     found = blkiomon.requests(Path(__file__).with_name("data") / "kernels/medium-7.3.bin.xz")
     assert found["error"].tolist() == [errno.ENODATA] * 6
+
+
+def test_second_thread_may_not_use_the_same_intervals() -> None:
+    class Source(io.BytesIO):
+        """Is read while ``next`` of its intervals is called."""
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            with pytest.raises(RuntimeError, match="another thread is using these intervals"):
+                next(items)
+            return super().read1(size)
+
+    items = blkiomon.intervals(Source(encode(steady(25))))
+    assert len(list(items)) == 3
 
 
 def test_table_has_what_the_iterator_has_left(data: bytes) -> None:

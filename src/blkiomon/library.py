@@ -9,8 +9,8 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import TextIOBase
 from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 
 import numpy as np
@@ -222,14 +222,19 @@ class Intervals(Iterator[Interval]):
         self._found = iter(found)
         self._n_read = 0
         self._has_ended = False
+        self._lock = Lock()
 
     def __next__(self) -> Interval:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using these intervals")
         try:
             found = next(self._found)
+            self._n_read += 1
         except StopIteration:
             self._has_ended = True
             raise
-        self._n_read += 1
+        finally:
+            self._lock.release()
         return found
 
     def __repr__(self) -> str:
@@ -440,19 +445,22 @@ def _is_live(source: Any) -> bool:
 
 
 def _check(source: object) -> None:
-    """Raise TypeError if this is not a source, SourceError if a path is empty."""
-    wanted = "a path, a list of paths, a binary file or bytes"
-    if isinstance(source, TextIOBase):
+    """Raise TypeError if this is not a source, SourceError if a path cannot be one."""
+    wanted = "a path, a list of paths, a binary file or contiguous bytes"
+    is_text = hasattr(source, "encoding")
+    if is_text or (hasattr(source, "readable") and not source.readable()):
         raise wrong("source", f"{wanted}: open it with mode 'rb'", source)
     if (paths := _paths(source)) is not None:
         for path in paths:
             if not isinstance(path, (str, os.PathLike)):
                 raise wrong("a path", "text or a Path", path)
-            if not os.fspath(path):
+            if not (name := os.fspath(path)):
                 raise SourceError("the path of the trace is empty")
+            if "\0" in name:
+                raise SourceError(f"{name!r}: a path has no NUL byte")
     elif not hasattr(source, "read"):
         try:
-            memoryview(source)  # type: ignore[arg-type]
+            memoryview(source).cast("B")  # type: ignore[arg-type]
         except TypeError:
             raise wrong("source", wanted, source) from None
 

@@ -64,7 +64,7 @@ class Monitor:
             doubles; the caller then has to merge the earlier intervals in pairs.
         hand_over: called with each interval of the trace clock as soon as it ends; ``feed`` then
             returns none. This saves memory, as a few bytes may end very many intervals.
-        keep: arguments for ``Engine``: ``keep_...`` and ``as_original``.
+        keep_details, keep_driver_data, keep_requests, keep_slow, as_original: as for ``Engine``.
 
     Attributes:
         engine: the ``Engine``.
@@ -98,7 +98,11 @@ class Monitor:
         is_absolute: bool = False,
         most_intervals: int | None = None,
         hand_over: Callable[[Interval], None] | None = None,
-        **keep: bool,
+        keep_details: bool = False,
+        keep_driver_data: bool = False,
+        keep_requests: bool = False,
+        keep_slow: bool = False,
+        as_original: bool = False,
     ) -> None:
         if clock not in ("trace", "wall"):
             raise ValueError(f'clock must be "trace" or "wall", not {clock!r}')
@@ -126,7 +130,11 @@ class Monitor:
         self._probed = bytearray()  # fed to the probe, and not yet to the engine
         self.engine = Engine(
             **self._options,
-            **keep,
+            keep_details=keep_details,
+            keep_driver_data=keep_driver_data,
+            keep_requests=keep_requests,
+            keep_slow=keep_slow,
+            as_original=as_original,
             devices=device_set(devices),
             from_ns=NEVER_NS if from_ns else 0,
         )
@@ -175,7 +183,7 @@ class Monitor:
         try:
             rest = memoryview(data).cast("B")  # type: ignore[arg-type]
         except TypeError:
-            raise arguments.wrong("data", "bytes of a trace", data) from None
+            raise arguments.wrong("data", "contiguous bytes of a trace", data) from None
         if self._probe is not None and not self.is_done:
             self._probed += rest  # held back until the time of day is known
             if not self._find_time_of_day(self._probe, len(rest)):
