@@ -671,6 +671,7 @@ def test_histogram_goes_into_arrow_without_a_copy(data: bytes) -> None:
 def test_parts_of_requests_are_requests_and_fields_are_arrays(data: bytes) -> None:
     found = blkiomon.requests(data)
     assert type(found[:3]) is type(found[found["op"] == 1]) is type(found)
+    assert type(np.concatenate([found[3:], found[:3]])) is type(found)
     assert type(found["op"]) is type(found[["op", "device"]]) is np.ndarray
 
 

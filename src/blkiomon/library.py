@@ -61,6 +61,8 @@ class Requests(np.ndarray[Any, np.dtype[np.void]]):
     Its methods make tables with operations and devices as text, and times in UTC.
     """
 
+    __array_priority__ = 1  # so that np.concatenate returns this type
+
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
         is_field = isinstance(found, np.ndarray) and found.dtype != REQUEST
@@ -348,7 +350,7 @@ def _by_wall_clock(
 
 
 def summarize(source: Source, **options: Unpack[ClockOptions]) -> Interval:
-    """Read a whole trace as one interval.
+    """Read a whole trace as one interval; without any record, its figures are 0.
 
     Args:
         source: see ``read_trace``.
