@@ -307,7 +307,7 @@ def test_path_that_is_not_utf8_is_a_failure(name: bytes, traces: Path) -> None:
     names, missing, _ = find([str(path), "traces/web1/a.bin"])
     assert [trace.host for trace in names] == ["web1"]
     assert [(Path(m.trace).name, m.error) for m in missing] == [
-        (path.name, "its path is not UTF-8")
+        (path.name, "its path is not UTF-8, and Parquet stores no other text: rename it")
     ]
 
 

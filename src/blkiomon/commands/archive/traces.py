@@ -226,7 +226,8 @@ def find(sources: Iterable[str], host: str | None = None) -> Found:
             failures[name] = Failure(name, why_not)
         elif any("\ud800" <= c <= "\udfff" for c in name):
             # Neither Parquet nor a folder of a dataset can have that name.
-            failures[name] = Failure(name, "its path is not UTF-8")
+            why_not = "its path is not UTF-8, and Parquet stores no other text: rename it"
+            failures[name] = Failure(name, why_not)
         else:
             traces.append(replace(trace, host=match["host"]))
     return Found(traces, list(failures.values()), finder.notes())
