@@ -677,10 +677,10 @@ def test_refresh_notices_changes(
 ) -> None:
     root = copy_of(hosts / host, tmp_path)
     before = read_topology(root)
-    if content is None:
-        (root / "sys" / file).unlink()
-    else:
-        (root / "sys" / file).write_text(f"{content}\n")
+    path = root / "sys" / file
+    path.unlink()  # it is read-only, as on the recorded host
+    if content is not None:
+        path.write_text(f"{content}\n")
     after = refresh_topology(before, root)
     assert after != before and after == read_topology(root)
 
