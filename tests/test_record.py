@@ -134,7 +134,7 @@ def figures(trace: Any) -> dict[str, Any]:
 
 
 def test_fields_of_captured_records_stay() -> None:
-    given = [NAME, *requests(20), tw.issue(9, 8, 512, tw.WRITE | tw.FS, error=5, pid=3)]
+    given = [NAME, *requests(20), tw.issue(10**6, 8, 512, tw.WRITE | tw.FS, error=5, pid=3)]
     new = list(blkiomon.read_trace(bytes(captured(*given))))
     old = list(blkiomon.read_trace(bytes(Version7(2).convert(captured(*given)))))
     assert len(old) == len(given)
@@ -198,7 +198,8 @@ def test_what_is_no_whole_record_is_refused(data: bytearray) -> None:
 def test_recorded_file_has_the_figures_of_its_capture(
     fake: type[FakeCapture], tmp_path: Path
 ) -> None:
-    fake.PIECES = [requests(100), requests(50, device=SDB), [], requests(100, first=100)]
+    others = requests(50, first=100, device=SDB)
+    fake.PIECES = [requests(100), others, [], requests(100, first=150)]
     result = record("-o", tmp_path / "run")
     assert (result.returncode, result.stdout) == (0, b"")
     path = tmp_path / "run.blktrace.0"
