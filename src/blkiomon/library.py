@@ -27,7 +27,7 @@ from blkiomon.interval.monitor import MAX_AGE_S, Monitor, age_ns, device_set
 from blkiomon.interval.value import Interval
 from blkiomon.sources import is_packed, open_trace
 from blkiomon.sources.readers import MAGIC_BYTES, UNPACKED_BYTES, OpenedReader
-from blkiomon.sources.streams import LOOK_AHEAD_BYTES, PIECE_BYTES, SortedStream
+from blkiomon.sources.streams import LOOK_AHEAD_BYTES, READ_BYTES, SortedStream
 
 if TYPE_CHECKING:
     from blkiomon.interval.arguments import Bytes
@@ -480,8 +480,8 @@ def _pieces(source: Any) -> Iterator[memoryview]:
     """The bytes of a file object or a buffer."""
     if not hasattr(source, "read"):
         whole = memoryview(source).cast("B")
-        for begin in range(0, len(whole), PIECE_BYTES):
-            yield whole[begin : begin + PIECE_BYTES]
+        for begin in range(0, len(whole), READ_BYTES):
+            yield whole[begin : begin + READ_BYTES]
         return
     # read1 returns what a pipe has; read would wait until CHUNK_BYTES have arrived.
     read = getattr(source, "read1", source.read)

@@ -17,11 +17,10 @@ from blkiomon.sources.readers import Reader
 from blkiomon.sources.sorter import Order, Sorter
 
 READ_BYTES = 1 << 20
-"""How much of a file is read at a time if it is not sorted: fewer calls cost less."""
+"""How much of a file is read at a time: with less, the calls of each read cost too much."""
 
 PIECE_BYTES = 1 << 18
-"""How much is merged at a time, or read of a file to be sorted: little enough to stay in the CPU's
-cache for decoding."""
+"""How much is merged or sorted at a time: little enough to stay in the CPU's cache for decoding."""
 
 WINDOW_BYTES = 1 << 17
 """How much of each file is in memory while files are merged: its window."""
@@ -268,7 +267,7 @@ class FileSource(Source):
         resync: also accept files that do not begin like a trace: records may follow later.
         sorts: if the file was saved from a pipe of blktrace, put its records in order of time.
         share: one of so many files that share the memory for this.
-        piece_bytes: how much is read at a time for this.
+        least_read_bytes: read no less at a time, however many share the memory; whole pages.
     """
 
     def __init__(
@@ -278,7 +277,7 @@ class FileSource(Source):
         resync: bool = False,
         sorts: bool = False,
         share: int = 1,
-        piece_bytes: int = PIECE_BYTES,
+        least_read_bytes: int = mmap.PAGESIZE,
     ) -> None:
         self.name = reader.name
         self.total_bytes = reader.total_bytes
@@ -290,7 +289,7 @@ class FileSource(Source):
         self._has_ended = False
         n_buffers, n_bytes = 1, READ_BYTES
         if sorts:
-            n_bytes = piece_bytes
+            n_bytes = max(least_read_bytes, READ_BYTES // share // mmap.PAGESIZE * mmap.PAGESIZE)
             n_ahead = 0 if self._is_live else max(1, LOOK_AHEAD_BYTES // share // n_bytes)
             n_buffers = n_ahead + 2  # one that is filled, one that has been returned
             self._stream = SortedStream(
@@ -318,7 +317,7 @@ class FileSource(Source):
         if not self._due:
             self._due = self._stream.rest()
         if self._due:
-            data, self._due = self._due[:PIECE_BYTES], self._due[PIECE_BYTES:]
+            data, self._due = self._due[:READ_BYTES], self._due[READ_BYTES:]
             return data
         return self._buffers[0][: self._readinto(self._buffers[0])]  # the end, or the error again
 
@@ -414,8 +413,8 @@ class MergedSource(Source):
                 resync=resync,
                 sorts=True,
                 share=len(alone),
-                # Whole pages that fit the window beside the beginning of a record.
-                piece_bytes=max(1, (window_bytes - 1) // mmap.PAGESIZE) * mmap.PAGESIZE,
+                # What fits the window beside the beginning of a record.
+                least_read_bytes=max(1, (window_bytes - 1) // mmap.PAGESIZE) * mmap.PAGESIZE,
             )
             self._sorted[readers[i].name] = source
             readintos[i] = _SortedReader(source).readinto
