@@ -226,7 +226,8 @@ class Pipeline:
     def _feed_due(self) -> None:
         """Feed the records that were held back to be sorted, as far as they are due."""
         if self._sorted is not None and not self._sorted.is_in_order:
-            self._feed(self._sorted.due())
+            if data := self._sorted.due():
+                self._feed(data)
 
     def _put(self, interval: Interval) -> None:
         """Deliver an interval, after the slow requests in it."""
