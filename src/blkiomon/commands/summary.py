@@ -158,7 +158,6 @@ class _Summary:
 
     def lines(self, columns: int) -> Iterator[str]:
         """Its lines, for a terminal of so many columns."""
-        from blkiomon.commands.report.collected import TRACE
         from blkiomon.commands.report.findings import findings
         from blkiomon.commands.table import loss_note
         from blkiomon.interval import incomplete
@@ -187,21 +186,11 @@ class _Summary:
         yield from self._table(columns)
         if whole.counts.lost:
             yield from textwrap.wrap(loss_note(whole.counts.lost), columns)
-        if found.kind == TRACE and (text := self._dropped()):
-            yield from textwrap.wrap(text, columns)
         stands_out = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
         if stands_out:
             yield ""
         for one in stands_out:
             yield from textwrap.wrap(f"- {one.text}.", columns, subsequent_indent="  ")
-
-    def _dropped(self) -> str | None:
-        from blkiomon.interval.dropped import Dropped
-
-        dropped = Dropped()
-        for part in self._found.slices:
-            dropped.add(part.counts)
-        return dropped.text(self._given.max_age, self._given.max_pending)
 
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table

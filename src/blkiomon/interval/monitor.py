@@ -39,6 +39,9 @@ PROBE_BYTES = 1 << 20
 MAX_AGE_S = 600.0
 """Default age at which a pending issue or completion is given up."""
 
+MOST_PENDING = 1_000_000
+"""Default limit of pending issues and completions."""
+
 NEVER_NS = (1 << 64) - 1  # the latest trace time
 NO_END_NS = 1 << 64  # after any record
 
@@ -87,7 +90,7 @@ class Monitor:
         interval_s: float | None = None,
         *,
         clock: str = "trace",
-        max_pending: int = 1_000_000,
+        max_pending: int = MOST_PENDING,
         max_age_s: float = MAX_AGE_S,
         max_devices: int = 65_536,
         resync: bool = False,

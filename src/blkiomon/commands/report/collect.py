@@ -28,9 +28,10 @@ from blkiomon.engine.snapshot import Table
 from blkiomon.errors import ReportError, SourceError, TraceError
 from blkiomon.formats.stats_reader import begins_like_stats
 from blkiomon.formats.units import device_text, time_text, utc
+from blkiomon.interval.dropped import Dropped
 from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.moments import distinct
-from blkiomon.interval.monitor import MAX_AGE_S, Monitor
+from blkiomon.interval.monitor import MAX_AGE_S, MOST_PENDING, Monitor
 from blkiomon.interval.value import Interval, merge
 from blkiomon.interval.views import View, devices_of
 from blkiomon.library import counted
@@ -275,6 +276,8 @@ class _TraceSlicer:
         self._selected = selected
         self._view = view
         self._accesses = accesses
+        self._dropped = Dropped()
+        self._limits = limits
 
     def read(
         self, names: Sequence[str], resync: bool, show_progress: bool | None
@@ -300,11 +303,15 @@ class _TraceSlicer:
         except TraceError as error:
             failure = error
         self._take_requests()
+        max_age_s = self._limits.get("max_age_s", MAX_AGE_S)
+        if text := self._dropped.text(max_age_s, self._limits.get("max_pending", MOST_PENDING)):
+            notes.append(text)
         return notes, failure
 
     def _add(self, interval: Interval) -> None:
         if self._start_ns is None:
             self._start_ns = interval.start_ns
+        self._dropped.add(interval.counts)
         position = (interval.start_ns - self._start_ns) // self._first_ns
         self._slices.add(position, _seen(interval, self._view))
         # Shorter intervals than slices would only be merged.
