@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pages
 import pytest
+import runner
 
 from tools import browser as chromium
 
@@ -62,7 +63,8 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root mounts a small file system")
     yield path
-    subprocess.run(["umount", str(path)], check=True)
+    unmount = ["umount", str(path)]  # it fails while any process of the host looks at the files
+    runner.until(lambda: subprocess.run(unmount, capture_output=True).returncode == 0, "umount")
 
 
 @pytest.fixture
