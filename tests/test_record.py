@@ -10,7 +10,10 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -421,6 +424,27 @@ def test_reader_that_takes_nothing_is_given_up_after_a_signal(
         pipe.write(memoryview(bytes(1 << 18)))
     assert caught.value.errno == errno.ETIMEDOUT
     pipe.close()
+    os.close(read_fd)
+
+
+def test_slow_reader_is_given_up_after_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "MOST_WAIT_S", 0.1)
+    read_fd, write_fd = os.pipe()
+    pipe = PipeRecording(None, lambda: True, Policy())
+    pipe.close()
+    pipe._fd = write_fd
+
+    def read_slowly() -> None:
+        with suppress(OSError):
+            while os.read(read_fd, 4096):
+                time.sleep(0.01)
+
+    reader = threading.Thread(target=read_slowly)
+    reader.start()
+    with pytest.raises(OSError, match="took too long"):
+        pipe.write(memoryview(bytes(1 << 20)))
+    pipe.close()
+    reader.join()
     os.close(read_fd)
 
 

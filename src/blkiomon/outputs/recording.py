@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from blkiomon.sources.version7 import Version7
 PIECE_BYTES = 1 << 18
 """Most bytes that are written at a time."""
 
+MOST_WAIT_S = 5.0
+"""After a signal, how long writing waits for a slow reader of a pipe in all."""
+
 RING_FILES = 8
 """How many files a ring has: seven that are full, and the one that is being written."""
 
@@ -34,8 +38,8 @@ class Recording(ABC):
 
     Args:
         pack: compresses; None: records are written as they are.
-        is_stopping: whether a signal has come. Then, if a pipe's reader takes nothing, writing
-            fails.
+        is_stopping: whether a signal has come. Then, if a pipe's reader takes nothing, or takes too
+            long, writing fails.
 
     Attributes:
         written_bytes: so far.
@@ -45,6 +49,7 @@ class Recording(ABC):
         self.written_bytes = 0
         self._pack = pack
         self._is_stopping = is_stopping
+        self._waited_s = 0.0  # for a reader, after a signal
         self._fd = -1
 
     @abstractmethod
@@ -93,10 +98,15 @@ class Recording(ABC):
                 # wait; a signal ends it early.
                 step = select.PIPE_BUF if self._is_stopping() else size
                 wait_ms = AFTER_SIGNAL_S * 1000 if self._is_stopping() else 100
+                begun_s = time.monotonic()
                 if poll.poll(wait_ms):
                     rest = rest[os.write(self._fd, rest[:step]) :]
                 elif self._is_stopping():
                     raise OSError(errno.ETIMEDOUT, "its reader took nothing in time")
+                if self._is_stopping() and rest:
+                    self._waited_s += time.monotonic() - begun_s
+                    if self._waited_s > MOST_WAIT_S:
+                        raise OSError(errno.ETIMEDOUT, "its reader took too long")
         except OSError:
             with suppress(OSError):
                 if stat.S_ISREG(os.fstat(self._fd).st_mode):
