@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -351,6 +352,34 @@ def test_device_that_cannot_be_added_is_reported_once_and_tried_again(
     rings.is_full = False
     of_all_disks._refresh()
     assert len(rings.sets) == 2
+
+
+def test_more_sets_of_filters_than_a_ring_has_room_for_are_reported(
+    host: Path, of_all_disks: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(of_all_disks, "_report", reports.append)
+    monkeypatch.setattr(capturing, "MAX_SETS_OF_FILTERS", 1)
+    move(host, "sdc", "8:32")
+    of_all_disks._refresh()
+    assert reports == ["sdc cannot be captured: too many sets of filters"]
+
+
+def test_capture_knows_zoned_disks_and_raises_the_limit_of_descriptors(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(host, monkeypatch)
+    (host / "sys/devices/block/sdb/queue").mkdir()
+    (host / "sys/devices/block/sdb/queue/zoned").write_text("host-aware\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+    try:
+        with Capture([ALL], print, root=host) as capture:
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+            rings: Any = capture._rings
+            assert rings.zoned == {SDB}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_changes_that_cannot_be_read_do_not_end_the_capture(

@@ -353,6 +353,16 @@ def test_end_of_a_run_names_max_age_if_a_request_was_dropped(
     runner.succeed(*arguments, "--max-age=12m", slow)
 
 
+def test_stat_limits_what_is_pending(tmp_path: Path) -> None:
+    path = tmp_path / "trace.bin"
+    both = [tw.issue(S, 8, 4096), tw.issue(S + 1, 16, 4096)]
+    both += [tw.complete(S + 2, 8, 4096), tw.complete(S + 3, 16, 4096)]
+    path.write_bytes(tw.encode(both))
+    for options, requests in (([], 2), (["--max-pending=1"], 1)):
+        (line,) = runner.call("stat", "--json", *options, path).stdout.splitlines()
+        assert json.loads(line)["total"]["requests"] == requests
+
+
 def test_summary_names_max_age_if_a_request_was_dropped(slow: Path) -> None:
     result = runner.call(slow)
     assert b"700 requests" in result.stdout

@@ -199,9 +199,12 @@ def test_stopped_terminal_does_not_hold_up_a_run_that_a_signal_ends(tmp_path: Pa
     try:
         termios.tcflow(theirs, termios.TCOOFF)  # as Ctrl-S does
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=theirs) as process:
-            runner.until(lambda: stats.exists() and stats.stat().st_size, "the statistics")
-            process.terminate()
-            assert process.wait(runner.TIMEOUT_S) == 0
+            try:
+                runner.until(lambda: stats.exists() and stats.stat().st_size, "the statistics")
+                process.terminate()
+                assert process.wait(runner.TIMEOUT_S) == 0
+            finally:
+                process.kill()
     finally:
         os.close(ours)
         os.close(theirs)

@@ -500,7 +500,7 @@ Given = dict[str, list[str]]
 
 
 def _value(option: Option, given: Given) -> Any:
-    """What was given for an option, or its default."""
+    """The value that the user gave for an option, or its default."""
     texts = given.get(option.long, [])
     if option.is_repeatable:
         return tuple(option.read(f"--{option.long}", text) for text in texts)
@@ -548,7 +548,7 @@ def _destinations(
 
 
 def _check_input(given: Given, values: dict[str, Any], files: Sequence[str]) -> None:
-    """Raise UsageError if the arguments contradict each other about what is read."""
+    """Raise UsageError if the arguments name two inputs, or an option lacks its input."""
     if any(not name or "\0" in name for name in files):
         raise UsageError("an argument is empty: name a trace by its path")
     if values["trace"] and files:

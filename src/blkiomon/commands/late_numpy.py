@@ -47,10 +47,10 @@ def put_off_numpy() -> None:
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return
     for name in ("numpy", "blkiomon.engine.layout"):  # layout makes dtypes
-        if name in sys.modules:  # somebody has loaded it already
+        if name in sys.modules:  # it is loaded already
             continue
         spec = find_spec(name)
-        if spec is None:  # it is not installed: its import will say so
+        if spec is None:  # it is not installed: importing it raises ImportError
             continue
         module = module_from_spec(spec)
         vars(module).pop("__path__", None)  # an import of a submodule looks for it: that loads it

@@ -34,7 +34,7 @@ def is_device(name: str) -> bool:
 
 
 def is_meant_as_trace(name: str) -> bool:
-    """Whether a name evidently is that of a trace, even if there is none: no command has such."""
+    """Whether the user means a trace, even if it does not exist: no command has a / or a dot."""
     return "/" in name or "." in name or os.path.lexists(name)
 
 

@@ -179,7 +179,7 @@ def path(name: str, text: str) -> str:
 
 
 def no_stream(what: str) -> Reader:
-    """A Reader of a path other than ``-``; ``what``: what it takes, and what - would stand for."""
+    """A Reader of a path, not ``-``; the message has ``what``: ``a file, not standard input``."""
 
     def read(name: str, text: str) -> str:
         if text == "-":

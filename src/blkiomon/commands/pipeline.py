@@ -49,8 +49,8 @@ class Pipeline:
 
     Attributes:
         has_stopped: whether a signal has come; the caller may set it.
-        origin: the offset in the input of skipped bytes, by that in what is fed; the caller may
-            set it.
+        origin: maps the offset of skipped bytes in the fed stream to that in the input; the caller
+            may set it.
     """
 
     def __init__(

@@ -571,7 +571,7 @@ cdef inline void pair_records(
         int i
         Py_ssize_t n = b.n_done
         Prepared *a = &b.prepared[0] - (not one_pass)
-        const TraceV7 *r = &b.records[begin] - 1
+        const TraceV7 *r = &b.records[begin] - 1    # the loop moves this and `a` first
         Group *group
         Pending *p
         Load *load = s.loads

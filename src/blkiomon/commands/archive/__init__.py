@@ -235,7 +235,7 @@ def _tls(given: Namespace) -> Tls | None:
 
 
 def _needs(error: ImportError) -> str:
-    if error.name is None:  # fsspec raises it without a name; its text says what is missing
+    if error.name is None:  # fsspec raises it without a name, but its text names the package
         return str(error)
     extra = "archive" if error.name in ("fsspec", "pyarrow") else "dask"
     return f"archive needs {error.name}: pip install 'blkiomon[{extra}]'"
