@@ -23,17 +23,22 @@ cdef enum:
     BATCH = 96                                  # records decoded, then paired, at a time
     # Records prepared, prefetched, then paired. A processor waits for some two dozen cache lines at
     # once: more prefetches would only queue.
-    STEP = 24
+    STEP = 32
     RUN = 32                                    # records checked at a time
     AHEAD = 8192                                # prefetch distance in bytes: more than a batch
     PID_BITS = 22
     PID_LIMIT = 1 << PID_BITS                   # the kernel's PID_MAX_LIMIT
 
-cdef struct Prepared:
-    uint64_t word                               # of a plain record: key and state of its issue
-    uint32_t device                             # index
+cdef struct Prepared:                           # what prepare_records() found out about a record
+    uint64_t word                               # key; of a plain record, also state of its issue
     Place place                                 # in State.pending
     uint8_t fate                                # see Fate; only if not can_be_plain()
+
+
+cdef struct Done:                               # a request that completes, for account()
+    uint64_t deferred                           # a usual one, as in Account.deferred
+    # Key and state of its issue, which give its account. IN_MATCH: see the next one in Batch.match.
+    uint64_t word
 
 
 cdef struct Batch:
@@ -49,16 +54,10 @@ cdef struct Batch:
     const uint8_t *payload[BATCH]               # only for `converted`: see payload_of()
     uint32_t category[BATCH]                    # action >> 16, of either version
     bint of_one_device                          # all records are
-    # What prepare_records() found out about the records of a step. In one pass (see
-    # can_be_one_pass()), pair_records() fills the first one for a record that takes the slow path.
     Prepared prepared[STEP]
     Pending item                                # the record that pair_item() pairs
-    # The requests that complete, for account(). `done` has a usual one as in Account.deferred, and
-    # `done_of` its account: device index << 5 | cell. If `done_of` is IN_MATCH, the request is the
-    # next one in `match`.
     int n_done
-    uint64_t done[BATCH]
-    uint32_t done_of[BATCH]
+    Done done[BATCH]
     int n_matches
     Match match[BATCH]
 

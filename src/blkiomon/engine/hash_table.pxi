@@ -38,14 +38,14 @@ cdef inline uint64_t hash_of(const State *s, uint64_t sector, uint32_t key) noex
     return mix(sector ^ s.seed[0], key ^ s.seed[1])
 
 
-cdef inline uint8_t tag_of(uint64_t h) noexcept nogil:
-    """The lowest 8 bits of a hash; 1 instead of 0, which marks a free slot."""
-    return (h & 0xff) + ((h & 0xff) == 0)
+cdef inline uint32_t tags_of(uint64_t h) noexcept nogil:
+    """Four times the lowest 8 bits of a hash, or 1 instead of 0, which marks a free slot."""
+    return <uint8_t> ((h & 0xff) + ((h & 0xff) == 0)) * <uint32_t> 0x01010101
 
 
-cdef inline uint64_t home_of(const Table *t, uint32_t hash_high) noexcept nogil:
-    """The group for the upper half of a hash. Entries have the same order in tables of any size."""
-    return hash_high * t.n_groups >> 32
+cdef inline uint32_t home_of(const Table *t, uint64_t h) noexcept nogil:
+    """The group for a hash. Entries have the same order in tables of any size."""
+    return <uint32_t> high_product(h, t.n_groups)
 
 
 cdef inline Place place_of(
@@ -53,14 +53,14 @@ cdef inline Place place_of(
 ) noexcept nogil:
     cdef uint64_t h = hash_of(s, sector, key)
     cdef Place place
-    place.home = <uint32_t> home_of(t, h >> 32)
-    place.tag = tag_of(h)
+    place.home = home_of(t, h)
+    place.tags = tags_of(h)
     return place
 
 
-cdef inline unsigned int tags_equal(const Group *group, uint8_t tag) noexcept nogil:
-    """Bit i is set where tag[i] is equal."""
-    return bytes_equal(group, tag) & ((1 << GROUP) - 1)
+cdef inline unsigned int tags_equal(const Group *group, uint32_t tags) noexcept nogil:
+    """Bit i is set where tag[i] is equal to that of Place.tags."""
+    return bytes_equal(group, all_lanes(tags)) & ((1 << GROUP) - 1)
 
 
 cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:
@@ -75,7 +75,7 @@ cdef inline Pending *find(
     cdef unsigned int equal
     cdef Pending *p
     while True:
-        equal = tags_equal(&t.groups[group], place.tag)
+        equal = tags_equal(&t.groups[group], place.tags)
         while equal != 0:
             p = &t.slots[group * GROUP + first_bit(equal)]
             if likely(p.sector == sector and p.key == key):
@@ -97,7 +97,7 @@ cdef inline Pending *reserve_slot(Table *t, Place place) noexcept nogil:
             t.groups[group].overflow_count += 1
         group = next_group(t, group)
         empty = tags_equal(&t.groups[group], 0)
-    t.groups[group].tag[first_bit(empty)] = place.tag
+    t.groups[group].tag[first_bit(empty)] = <uint8_t> place.tags
     t.used += 1
     return &t.slots[group * GROUP + first_bit(empty)]
 

@@ -2,8 +2,8 @@
 #
 # A batch is paired STEP records at a time. prepare_records() finds their devices and hash table
 # groups, and checks sequence numbers. pair_records() then stores each record in the table, or adds
-# a completed request to Batch.done; it also counts requests in flight. If a batch is of one device
-# and the table is small, one pass of pair_records() does all of this: see can_be_one_pass().
+# a completed request to Batch.done; it also counts requests in flight. Both loops are short, so
+# that a processor executes several rounds of each at once.
 #
 # Technique: most records are plain, see plainness_of(): an issue whose key is not pending, or the
 # completion that meets its issue. pair_records() pairs these without a branch on which of the two
@@ -114,17 +114,6 @@ cdef inline bint can_be_plain(const State *s, const Batch *b) noexcept nogil:
     )
 
 
-cdef inline bint can_be_one_pass(const State *s, const Batch *b) noexcept nogil:
-    """Whether pair_records() also does what prepare_records() does.
-
-    It does so for a batch of one device, if the table is small, and no record is filtered out.
-    """
-    return b.of_one_device and is_small(&s.pending) and not (
-        takes_slow_path(s, b) or s.has_filter or b.seen & CAT_NOTIFY
-        or s.n_devices + b.n > s.max_devices
-    )
-
-
 cdef void set_categories(Batch *b) noexcept nogil:
     """Fill Batch.category."""
     cdef int i
@@ -133,30 +122,34 @@ cdef void set_categories(Batch *b) noexcept nogil:
             b.category[i] = b.records[i].action >> 16
 
 
-# The upper half of Batch.word: Pending.state of a plain issue, by its category & 3: neither READ
-# nor WRITE, READ, WRITE, both.
+# By the category & 3 of a plain record: neither READ nor WRITE, READ, WRITE, both. First, the upper
+# half of Prepared.word; second, what its issue and its completion add to Load.now.
 cdef uint64_t[4] PLAIN_WORDS = [
     <uint64_t> (IS_ISSUE | (6 << 2 | 2) << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | 0 << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | (1 << 2 | 1) << CELL_SHIFT) << 32,
     <uint64_t> (IS_ISSUE | (1 << 2) << CELL_SHIFT) << 32,
 ]
+cdef uint32_t[4][2][4] STEPS = [
+    [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
+    [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
+]
 
 
 cdef inline void prepare_records(
-    State *s, Batch *b, int begin, int end, bint plainly
+    State *s, Batch *b, int begin, int end, bint plainly, bint of_one_device
 ) noexcept nogil:
-    """Fill Batch.device, word, home, tag and fate of some records; check sequence numbers.
+    """Fill Batch.prepared for some records; check sequence numbers.
 
-    `plainly`, the result of can_be_plain(), is a constant at each call: the compiler specialises
-    both calls.
+    The flags are constants at each call: the compiler specialises all calls. `plainly` is the
+    result of can_be_plain(), `of_one_device` is that of the batch.
     """
     cdef:
         int i
-        uint32_t number = ~b.records[begin].device      # not that of the first record
-        uint32_t device = NO_DEVICE
+        uint32_t number = b.records[begin].device
+        uint32_t device = device_for(s, number)
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
-        uint32_t *sequences = s.last_sequence
+        uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         uint32_t *last
         uint32_t key
         uint64_t h
@@ -170,11 +163,9 @@ cdef inline void prepare_records(
     for i in range(begin, end):
         a += 1
         r = &b.records[i]
-        if r.device != number:
+        if not of_one_device and r.device != number:
             number = r.device
-            device = index_of(s, number)
-            if unlikely(device == NO_DEVICE):
-                device = enter_device(s, number)
+            device = device_for(s, number)
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         if not plainly:
             is_counted = True
@@ -192,10 +183,9 @@ cdef inline void prepare_records(
             continue
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
-        a.device = device
         a.word = key | PLAIN_WORDS[r.action >> 16 & 3]
-        a.place.home = <uint32_t> home_of(&s.pending, h >> 32)
-        a.place.tag = tag_of(h)
+        a.place.home = home_of(&s.pending, h)
+        a.place.tags = tags_of(h)
         if is_large:
             prefetch(&s.pending.groups[a.place.home])
 
@@ -410,37 +400,37 @@ cdef void pair_item(State *s, Batch *b, int i, Place place) noexcept nogil:
             s.stored[p.extra].stored_order = b.first + i
 
 
-cdef int note_match(Batch *b, int n_done, int n_matches) noexcept nogil:
-    """Add a match to Batch.done, if there are more than n_matches. Returns Batch.n_done."""
+cdef Done *note_match(Batch *b, Done *done, int n_matches) noexcept nogil:
+    """Append a match to Batch.done, if there are more than n_matches. Returns the new end."""
     if b.n_matches != n_matches:
-        b.done_of[n_done] = IN_MATCH
-        n_done += 1
-    return n_done
+        done.word = IN_MATCH
+        done += 1
+    return done
 
 
-cdef int pair_slowly(
-    State *s, Batch *b, int i, const Prepared *a, int n_done
+cdef Done *pair_slowly(
+    State *s, Batch *b, int i, const Prepared *a, Done *done
 ) noexcept nogil:
-    """Pair a plain record for which pair_records() has no rule. Returns Batch.n_done."""
+    """Pair a plain record for which pair_records() has no rule. Returns the end of Batch.done."""
     cdef int n_matches = b.n_matches
     b.category[i] = b.records[i].action >> 16
-    set_item(b, i, a.device)
+    set_item(b, i, device_of(<uint32_t> a.word))
     pair_item(s, b, i, a.place)
-    return note_match(b, n_done, n_matches)
+    return note_match(b, done, n_matches)
 
 
-cdef int pair_other(
-    State *s, Batch *b, int i, const Prepared *a, int n_done
+cdef Done *pair_other(
+    State *s, Batch *b, int i, const Prepared *a, Done *done
 ) noexcept nogil:
-    """Handle a record that is not plain. Returns Batch.n_done."""
+    """Handle a record that is not plain. Returns the end of Batch.done."""
     cdef uint32_t category = b.category[i]
     cdef int n_matches = b.n_matches
     cdef Place place = a.place
-    set_item(b, i, a.device)
+    set_item(b, i, device_of(<uint32_t> a.word))
     if category & CAT_PAIRED == 0 or category & CAT_DRV_DATA:
         b.item.state = IS_MULTI_STEP            # stored by a requeue whose issue is unknown
         handle_other(s, b, i)
-        return n_done
+        return done
     if category & CAT_ZONE_APPEND and not s.as_original:
         handle_append(s, b, i)
         place = place_of(s, &s.pending, b.item.sector, b.item.key)
@@ -448,7 +438,7 @@ cdef int pair_other(
     if s.follow_issues and b.item.state & IS_ISSUE:
         follow_issue(s, b, i)
     pair_item(s, b, i, place)
-    return note_match(b, n_done, n_matches)
+    return note_match(b, done, n_matches)
 
 
 # --- the fast path -----------------------------------------------------------------------------
@@ -463,29 +453,22 @@ cdef inline void prefetch_entries(
     cdef:
         int i
         const Prepared *a
-        uint8_t wanted
+        uint32_t wanted
         unsigned int slots
     if s.n_devices >= MANY_LOADS:
         for i in range(begin, end):
-            prefetch(&s.loads[b.prepared[i - begin].device])
+            prefetch(&s.loads[device_of(<uint32_t> b.prepared[i - begin].word)])
     if is_small(&s.pending):
         return
     for i in range(begin, end):
         a = &b.prepared[i - begin]
-        wanted = a.place.tag & <uint8_t> all_bits_if(b.records[i].action >> 23 & 1)
-        slots = bytes_equal(&s.pending.groups[a.place.home], wanted) | 1 << (GROUP - 1)
+        wanted = a.place.tags & <uint32_t> all_bits_if(b.records[i].action >> 23 & 1)
+        slots = bytes_equal(&s.pending.groups[a.place.home], all_lanes(wanted)) | 1 << (GROUP - 1)
         prefetch(&s.pending.slots[<uint64_t> a.place.home * GROUP + first_bit(slots)])
 
 
-# What an issue and a completion add to Load.now, by their category & 3, as in PLAIN_WORDS.
-cdef uint32_t[4][2][4] STEPS = [
-    [[0, 0, 1, 1], [0, 0, -1, -1]], [[1, 0, 0, 1], [-1, 0, 0, -1]],
-    [[0, 1, 0, 1], [0, -1, 0, -1]], [[0, 1, 0, 1], [0, -1, 0, -1]],
-]
-
-
 cdef inline void count_busy(
-    Load *load, uint32_t now, bint completes, uint64_t time_ns
+    Load *load, uint64_t now, uint64_t completes, uint64_t time_ns
 ) noexcept nogil:
     """Update busy time as begin_flight() and end_flight() do: if no other request is in flight."""
     if now + completes == 1 and time_ns > load.busy_since_ns:
@@ -495,29 +478,32 @@ cdef inline void count_busy(
 
 
 cdef struct Tally:                              # what pair_records() counts in registers
-    lanes now                                   # one_pass: the first four of Load.now
-    lanes most                                  # one_pass: their maxima
-    int64_t more                                # else: growth of in_flight and of pending.used
-    int64_t most_more                           # else: the maximum of `more`
+    int64_t all_more                            # growth of State.in_flight and pending.used
+    int64_t all_most                            # the maximum of `all_more`
+    lanes more                                  # of one device, instead: growth of Load.now
+    lanes most                                  # the maxima of `more`
 
 
-cdef inline void add_tally(State *s, Load *load, Tally *t, bint one_pass) noexcept nogil:
-    """Add a Tally to the State."""
-    if one_pass:
-        t.more = <int32_t> (lane(t.now, IN_ALL) - load.now[IN_ALL])
-        t.most_more = <int32_t> (lane(t.most, IN_ALL) - load.now[IN_ALL])
-        store_lanes(load.now, t.now)
-        store_lanes(load.max, most_lanes(t.most, load_lanes(load.max)))
-    s.max_in_flight = max(s.max_in_flight, s.in_flight + <uint64_t> t.most_more)
-    s.in_flight += <uint64_t> t.more
-    s.pending.used += <uint64_t> t.more
-    t.more = t.most_more = 0
+cdef inline void add_tally(State *s, Load *load, Tally *t, bint of_one_device) noexcept nogil:
+    """Add a Tally to the State, and begin a new one."""
+    cdef lanes now
+    if of_one_device:
+        now = load_lanes(load.now)
+        store_lanes(load.now, now + t.more)
+        store_lanes(load.max, most_lanes(now + t.most, load_lanes(load.max)))
+        t.all_more = <int32_t> lane(t.more, IN_ALL)
+        t.all_most = <int32_t> lane(t.most, IN_ALL)
+        t.more = t.most = lanes_of(0, 0, 0, 0)
+    s.max_in_flight = max(s.max_in_flight, s.in_flight + <uint64_t> t.all_most)
+    s.in_flight += <uint64_t> t.all_more
+    s.pending.used += <uint64_t> t.all_more
+    t.all_more = t.all_most = 0
 
 
 cdef void note_completion(
-    State *s, Batch *b, int n, const TraceV7 *r, const Pending *p
+    State *s, Batch *b, Done *done, const TraceV7 *r, const Pending *p
 ) noexcept nogil:
-    """Do what log_optional() does on the slow path, for the nth element of Batch.done.
+    """Do what log_optional() does on the slow path, for an element of Batch.done.
 
     Moves it to Batch.match if it has a queue record.
     """
@@ -535,195 +521,150 @@ cdef void note_completion(
         s.n_request += 1
     if m.q2d_ns != NOT_QUEUED:
         b.n_matches += 1
-        b.done_of[n] = IN_MATCH
-
-
-cdef inline Fate fate_in_one_pass(
-    State *s, Batch *b, int i, uint32_t device, uint32_t *last
-) noexcept nogil:
-    """The Fate of a record that prepare_records() did not see; prepares it for pair_other()."""
-    cdef const TraceV7 *r = &b.records[i]
-    cdef Fate fate
-    if likely(plainness_of(b.category[i], r) == 0):
-        return FATE_PLAIN
-    fate = fate_of_other(b.category[i], r)
-    check_sequence(s, r, last)
-    if fate == FATE_OTHER:
-        b.prepared[0].device = device
-        b.prepared[0].place = place_of(s, &s.pending, r.sector, key_of(device, b.category[i]))
-    return fate
+        done.word = IN_MATCH
 
 
 cdef inline void pair_records(
-    State *s, Batch *b, int begin, int end, bint plainly, bint one_pass
+    State *s, Batch *b, int begin, int end, bint plainly, bint of_one_device
 ) noexcept nogil:
     """Pair some records of a batch, each as pair_item() would.
 
     The flags are constants at each call: the compiler specialises all calls. `plainly` is the
-    result of can_be_plain(). `one_pass` is the result of can_be_one_pass(): prepare_records() did
-    not run.
+    result of can_be_plain(), `of_one_device` is that of the batch.
 
-    The steps for a plain record: hash it; compare the group's tags with its tag and with 0; choose
-    the slot, by a mask, among these two; check that it is as expected; write the record to it; add
-    a completion to Batch.done; update Load. An issue takes a slot, a completion frees one.
+    The steps for a plain record: look for a slot of its group that has its tag or, if it is an
+    issue, is free; check that the slot is as expected; write the record to it; add a completion to
+    Batch.done; update Load. An issue takes a slot, a completion frees one.
     """
     cdef:
-        int i
-        Py_ssize_t n = b.n_done
-        Prepared *a = &b.prepared[0] - (not one_pass)
+        Done *done = &b.done[b.n_done]
+        const Prepared *a = &b.prepared[0] - 1
         const TraceV7 *r = &b.records[begin] - 1    # the loop moves this and `a` first
+        const TraceV7 *last = &b.records[end] - 1
         Group *group
         Pending *p
-        Load *load = s.loads
+        Load *load = &s.loads[device_for(s, b.records[begin].device)]
         Tally t
-        uint64_t d2c_ns, differs, h, word
-        uint64_t if_completion                  # a mask: all bits, or none; `narrow`: 32 bits of it
-        uint64_t base = 0                       # the device in a key
+        uint64_t action, word, d2c_ns, equal, found, slot, differs, not_simple
         uint64_t completes                      # 0 or 1
-        uint32_t action, narrow, home, device
-        uint8_t fate
-        uint8_t tag
-        unsigned int equal, empty, slot, not_simple
-        uint32_t *sequences = s.last_sequence
-        uint32_t cpu_mask = (1 << s.cpu_shift) - 1
+        uint64_t if_completion                  # a mask: all bits, or none
+        uint32_t home, tags
+        bint is_simple
+        int32_t one_left = 1 - <int32_t> load.now[IN_ALL]   # Tally.more when one is in flight
+        lanes now
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
         bint keep_ids = s.keep_ids
 
     # From here on, usual_ns is the number of usual latencies, which begin at LEAST_USUAL_NS: one
     # comparison then checks both ends. If it is 0, issues take the slow path, too.
     usual_ns = usual_ns - (LEAST_USUAL_NS - 1) if usual_ns >= LEAST_USUAL_NS else 0
-    t.more = t.most_more = 0
-    t.now = t.most = lanes_of(0, 0, 0, 0)
-    device = NO_DEVICE
-    if one_pass:
-        device = index_of(s, b.records[0].device)
-        if device == NO_DEVICE:
-            device = enter_device(s, b.records[0].device)
-        base = device << 10
-        load = &s.loads[device]
-        sequences = computed(sequences + (<uint64_t> device << s.cpu_shift))
-        t.now = t.most = load_lanes(load.now)
-    for i in range(begin, end):
+    t.all_more = t.all_most = 0
+    t.more = t.most = lanes_of(0, 0, 0, 0)
+    while r != last:
         r += 1
-        if not one_pass:
-            a += 1
+        a += 1
         prefetch_input(<const uint8_t *> r + AHEAD)     # few at a time: see STEP
         action = r.action
         if not plainly:
-            fate = a.fate
-            if one_pass:
-                fate = fate_in_one_pass(s, b, i, device, &sequences[r.cpu & cpu_mask])
-            if unlikely(fate == FATE_OTHER):
-                add_tally(s, load, &t, one_pass)
-                n = pair_other(s, b, i, a, n)
-                if one_pass:
-                    t.now = t.most = load_lanes(load.now)
+            if unlikely(a.fate == FATE_OTHER):
+                add_tally(s, load, &t, of_one_device)
+                done = pair_other(s, b, <int> (r - b.records), a, done)
+                one_left = 1 - <int32_t> load.now[IN_ALL]
                 continue
-            if fate != FATE_IGNORED:
+            if a.fate != FATE_IGNORED:
                 s.now_ns = r.time
-            if fate != FATE_PLAIN:
+            if a.fate != FATE_PLAIN:
                 continue
-        if one_pass:
-            check_sequence(s, r, &sequences[r.cpu & cpu_mask])
-            word = base | (action >> 16 & (CAT_READ | CAT_WRITE | CAT_FS))
-            h = hash_of(s, r.sector, <uint32_t> word)
-            word |= PLAIN_WORDS[action >> 16 & 3]
-            home = <uint32_t> home_of(&s.pending, h >> 32)
-            tag = tag_of(h)
-        else:
-            word = a.word
-            home = a.place.home
-            tag = a.place.tag
-            device = a.device
+        word = a.word
+        home = a.place.home
+        tags = a.place.tags
         if not plainly and action >> 16 & CAT_ISSUE and is_to_follow(s, r):
             b.item.sector = r.sector
             b.item.key = <uint32_t> word
-            follow_issue(s, b, i)
+            follow_issue(s, b, <int> (r - b.records))
         completes = action >> 23 & 1
         if_completion = all_bits_if(completes)
-        narrow = <uint32_t> if_completion
         group = &s.pending.groups[home]
-        equal = bytes_equal(group, tag)
-        empty = bytes_equal(group, 0)           # the last bit: no entry went on to a later group
-        slot = first_bit(empty ^ (empty ^ equal) & narrow | 1 << GROUP)
-        not_simple = (equal | (~empty & 1 << GROUP)) & ~narrow
-        p = &s.pending.slots[<uint64_t> home * GROUP + slot]
-        d2c_ns = r.time - p.time_ns
-        differs = if_completion & (
-            (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ r.bytes)
-        )
-        if unlikely(
-            (differs | not_simple | (slot == GROUP)) != 0
-            or (d2c_ns - LEAST_USUAL_NS & if_completion) >= usual_ns
-        ):
-            add_tally(s, load, &t, one_pass)
-            if one_pass:
-                a.device = device
-                a.place.home = home
-                a.place.tag = tag
-            n = pair_slowly(s, b, i, a, n)
-            if one_pass:
-                t.now = t.most = load_lanes(load.now)
+        equal = bytes_equal(group, all_lanes(tags))
+        # Of a completion, the same; of an issue, the empty slots. Then the last bit is set if no
+        # entry went on to a later group.
+        found = bytes_equal(group, all_lanes(tags & <uint32_t> if_completion))
+        is_simple = False
+        if likely(found & ALL_SLOTS):
+            slot = first_bit64(found)
+            p = &s.pending.slots[<uint64_t> home * GROUP + slot]
+            differs = (p.sector ^ r.sector) | (load_pair(&p.key) ^ word) | (p.bytes ^ r.bytes)
+            not_simple = (equal | ~found & 1 << GROUP) & ~if_completion
+            is_simple = (
+                differs & if_completion | not_simple == 0
+                and (d2c_ns := r.time - p.time_ns) - LEAST_USUAL_NS & if_completion < usual_ns
+            )
+        if unlikely(not is_simple):
+            add_tally(s, load, &t, of_one_device)
+            done = pair_slowly(s, b, <int> (r - b.records), a, done)
+            one_left = 1 - <int32_t> load.now[IN_ALL]
             continue
-        b.done[n] = deferred_of(d2c_ns, p.bytes)    # of a completion, its own
-        b.done_of[n] = device << 5 | cell_in(word >> 32)
+        done.deferred = deferred_of(d2c_ns, p.bytes)    # of a completion, its own
+        done.word = word
         if not plainly and completes and (
             s.keep_requests or s.with_queue and may_be_queued(s, r.sector)
         ):
-            note_completion(s, b, n, r, p)
-        n += completes
+            note_completion(s, b, done, r, p)
+        done += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read
         p.sector = r.sector
         store_pair(&p.key, word)                # and the state
         p.bytes = r.bytes
         if keep_ids:
             p.extra = ids_of(r)
-        group.tag[slot] = tag & <uint8_t> ~narrow
-        if one_pass:
-            t.now = t.now + load_lanes(STEPS[action >> 16 & 3][completes])
-            t.most = most_lanes(t.most, t.now)
-            if unlikely(lane(t.now, IN_ALL) <= 1):
-                count_busy(load, lane(t.now, IN_ALL), completes, r.time)
+        group.tag[slot] = <uint8_t> (tags & ~if_completion)
+        if of_one_device:
+            t.more = t.more + load_lanes(STEPS[word & 3][completes])
+            t.most = most_small_lanes(t.most, t.more)
+            if unlikely(<int32_t> lane(t.more, IN_ALL) <= one_left):
+                count_busy(load, load.now[IN_ALL] + lane(t.more, IN_ALL), completes, r.time)
         else:
-            load = &s.loads[device]
-            t.now = load_lanes(load.now) + load_lanes(STEPS[action >> 16 & 3][completes])
-            store_lanes(load.now, t.now)
-            store_lanes(load.max, most_lanes(t.now, load_lanes(load.max)))
+            load = &s.loads[device_of(<uint32_t> word)]
+            now = load_lanes(load.now) + load_lanes(STEPS[word & 3][completes])
+            store_lanes(load.now, now)
+            store_lanes(load.max, most_lanes(now, load_lanes(load.max)))
             if unlikely(load.now[IN_ALL] <= 1):
                 count_busy(load, load.now[IN_ALL], completes, r.time)
-            t.more += 1 | <int64_t> if_completion
-            t.most_more = max(t.most_more, t.more)
-    add_tally(s, load, &t, one_pass)
-    b.n_done = n
+            t.all_more += 1 | <int64_t> if_completion
+            t.all_most = max(t.all_most, t.all_more)
+    add_tally(s, load, &t, of_one_device)
+    b.n_done = <int> (done - b.done)
     if plainly:
         s.now_ns = b.records[end - 1].time
 
 
-cdef inline void pair_in_steps(State *s, Batch *b, bint plainly) noexcept nogil:
+cdef inline void pair_in_steps(
+    State *s, Batch *b, bint plainly, bint of_one_device
+) noexcept nogil:
     """Pair a batch, STEP records at a time."""
     cdef int begin = 0
     cdef int end
     while begin < b.n:
         end = min(begin + STEP, b.n)
-        prepare_records(s, b, begin, end, plainly)
+        prepare_records(s, b, begin, end, plainly, of_one_device)
         prefetch_entries(s, b, begin, end)
-        pair_records(s, b, begin, end, plainly, False)
+        pair_records(s, b, begin, end, plainly, of_one_device)
         begin = end
 
 
-cdef inline void pair_plain_batch(State *s, Batch *b) noexcept nogil:
-    if can_be_one_pass(s, b):
-        pair_records(s, b, 0, b.n, True, True)
+cdef inline void pair_batch(State *s, Batch *b, bint plainly) noexcept nogil:
+    if b.of_one_device:
+        pair_in_steps(s, b, plainly, True)
     else:
-        pair_in_steps(s, b, True)
+        pair_in_steps(s, b, plainly, False)
 
 
 cdef void pair_plainly(State *s, void *b) noexcept nogil:
-    pair_plain_batch(s, <Batch *> b)
+    pair_batch(s, <Batch *> b, True)
 
 
 cdef avx2_void pair_plainly_by_avx2(State *s, void *b) noexcept nogil:
-    pair_plain_batch(s, <Batch *> b)
+    pair_batch(s, <Batch *> b, True)
 
 
 cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
@@ -742,8 +683,6 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
         if s.with_names:
             count_processes(s, b)
         s.pair_batch(s, b)
-    elif can_be_one_pass(s, b):
-        pair_records(s, b, 0, b.n, False, True)
     else:
-        pair_in_steps(s, b, False)
+        pair_batch(s, b, False)
     s.oldest_ns = min(s.oldest_ns, b.earliest_ns)

@@ -128,6 +128,12 @@ cdef uint32_t enter_device(State *s, uint32_t number) noexcept nogil:
     return index
 
 
+cdef inline uint32_t device_for(State *s, uint32_t number) noexcept nogil:
+    """The index of a device, a new one if needed; NO_DEVICE if it does not count."""
+    cdef uint32_t index = index_of(s, number)
+    return index if likely(index != NO_DEVICE) else enter_device(s, number)
+
+
 cdef void free_device(State *s, uint32_t index) noexcept nogil:
     """Forget a device. The caller rebuilds the map."""
     memset(&s.devices[index], 0, sizeof(Device))
@@ -307,7 +313,7 @@ cdef inline uint64_t filled_bins(const State *s, uint64_t block) noexcept nogil:
             if spilled[i] != 0:
                 is_filled[i] = 1
     for i in range(4):
-        filled |= <uint64_t> bytes_equal(&sixteen[i], 1) << 16 * i
+        filled |= <uint64_t> bytes_equal(&sixteen[i], all_lanes(0x01010101)) << 16 * i
     return filled
 
 
@@ -402,7 +408,7 @@ cdef enum:
     UNUSUAL_SIZE = 0xfff001ff                   # bits that no multiple of 512 below 1 MiB has
     LEAST_USUAL_NS = 1000                       # below, throughput has another formula
     MOST_USUAL_NS = 0xffffffff
-    IN_MATCH = NO_DEVICE << 5                   # in Batch.done_of
+    IN_MATCH = NO_DEVICE                        # in Done.word
 
 cdef inline bint is_usual(const Match *m) noexcept nogil:
     return (
@@ -546,13 +552,16 @@ cdef inline Account *account_of(
     State *s, Batch *b, int i, const Match *m
 ) noexcept nogil:
     """The account of element i of Batch.done; m is the next element of Batch.match."""
-    cdef uint32_t number = b.done_of[i]
+    cdef uint64_t word = b.done[i].word
+    cdef uint32_t device = device_of(<uint32_t> word)
+    cdef unsigned int cell = cell_in(word >> 32)
     cdef Account *a
-    if unlikely(number == IN_MATCH):
-        number = m.device << 5 | m.cell
-    a = s.devices[number >> 5].accounts[number & 31]
+    if unlikely(word == IN_MATCH):
+        device = m.device
+        cell = m.cell
+    a = s.devices[device].accounts[cell]
     if unlikely(a == NULL):
-        a = open_account(s, number >> 5, number & 31)
+        a = open_account(s, device, cell)
     return a
 
 
@@ -560,8 +569,8 @@ cdef inline const Match *account_one(
     State *s, Batch *b, int i, const Match *m, Account *a
 ) noexcept nogil:
     """Account element i of Batch.done. Returns the next element of Batch.match."""
-    if likely(b.done_of[i] != IN_MATCH):
-        defer(s, a, b.done[i])
+    if likely(b.done[i].word != IN_MATCH):
+        defer(s, a, b.done[i].deferred)
         return m
     account_singly(s, a, m)
     return m + 1
@@ -584,7 +593,7 @@ cdef void account(State *s, Batch *b) noexcept nogil:
         return
     for i in range(n):
         accounts[i] = account_of(s, b, i, m)
-        m += b.done_of[i] == IN_MATCH
+        m += b.done[i].word == IN_MATCH
         prefetch(&accounts[i].n_deferred)
     for i in range(n):
         prefetch(&accounts[i].deferred[accounts[i].n_deferred])

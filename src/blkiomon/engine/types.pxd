@@ -134,6 +134,7 @@ cdef enum:                                      # Pending.state
 
 cdef enum:
     GROUP = 15                                  # slots in a group
+    ALL_SLOTS = 0x7fff                          # a bit for each of them
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is free
@@ -154,7 +155,7 @@ cdef struct Cursor:                             # a walk over a table: see next_
 
 cdef struct Place:                              # where a search for a request begins
     uint32_t home                               # group
-    uint8_t tag
+    uint32_t tags                               # the tag, four times
 
 cdef struct StoredRecord:                       # a pending record in full, 64 bytes
     Detail detail
@@ -490,27 +491,29 @@ cdef struct State:
 cdef extern from *:
     """
     #define BK_INLINE static inline __attribute__((always_inline))
-    /* Compares each of a group's 16 bytes with `byte`: bit i is set if byte i is equal. */
+    /* Four lanes: a register of SSE2 or NEON. */
+    typedef uint32_t bk_lanes __attribute__((vector_size(16)));
+    BK_INLINE bk_lanes bk_all_lanes(uint32_t x) { return (bk_lanes){x, x, x, x}; }
+    /* Compares a group's 16 bytes with others: bit i is set if byte i is equal. */
     #ifdef __SSE2__
     #include <emmintrin.h>
-    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
-        /* Not _mm_set1_epi8(), which takes three shuffles without SSSE3. */
-        __m128i all = _mm_set1_epi32((int)(byte * 0x01010101u));
-        return _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_load_si128((const __m128i *)group), all));
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, bk_lanes bytes) {
+        __m128i all = _mm_load_si128((const __m128i *)group);
+        return _mm_movemask_epi8(_mm_cmpeq_epi8(all, (__m128i)bytes));
     }
     #elif defined(__aarch64__) && defined(__ARM_NEON)
     #include <arm_neon.h>
-    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, bk_lanes bytes) {
         static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-        uint8x16_t equal = vceqq_u8(vld1q_u8((const uint8_t *)group), vdupq_n_u8(byte));
+        uint8x16_t equal = vceqq_u8(vld1q_u8((const uint8_t *)group), (uint8x16_t)bytes);
         uint8x16_t found = vandq_u8(equal, vld1q_u8(bits));
         return vaddv_u8(vget_low_u8(found)) | (unsigned int)vaddv_u8(vget_high_u8(found)) << 8;
     }
     #else
-    BK_INLINE unsigned int bk_bytes_equal(const void *group, uint8_t byte) {
+    BK_INLINE unsigned int bk_bytes_equal(const void *group, bk_lanes bytes) {
         unsigned int equal = 0;
         for (int i = 0; i < 16; i++)
-            equal |= (unsigned int)(((const uint8_t *)group)[i] == byte) << i;
+            equal |= (unsigned int)(((const uint8_t *)group)[i] == ((uint8_t *)&bytes)[i]) << i;
         return equal;
     }
     #endif
@@ -521,13 +524,6 @@ cdef extern from *:
         __asm__("" : "+r"(all));
         return all;
     }
-    /* The same pointer. The empty asm keeps gcc from computing it anew wherever it is used. */
-    BK_INLINE uint32_t *bk_computed(uint32_t *p) {
-        __asm__("" : "+r"(p));
-        return p;
-    }
-    /* Four lanes: a register of SSE2 or NEON. */
-    typedef uint32_t bk_lanes __attribute__((vector_size(16)));
     /* pdu_len in the lane that it shares with `error`. */
     #define BK_PDU_LEN_BITS (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? 0xffffu : 0xffff0000u)
     BK_INLINE bk_lanes bk_load_lanes(const void *p) { bk_lanes v; memcpy(&v, p, 16); return v; }
@@ -542,6 +538,14 @@ cdef extern from *:
         bk_signed_lanes x = (bk_signed_lanes)a, y = (bk_signed_lanes)b;
         bk_signed_lanes is_x = x > y;
         return (bk_lanes)((x & is_x) | (y & ~is_x));
+    }
+    /* The same for numbers below 2^15. Those of `a` are not negative, those of `b` above -2^15. */
+    BK_INLINE bk_lanes bk_most_small(bk_lanes a, bk_lanes b) {
+    #ifdef __SSE2__
+        return (bk_lanes)_mm_max_epi16((__m128i)a, (__m128i)b);
+    #else
+        return bk_most(a, b);
+    #endif
     }
     /* Compiles a function for processors since about 2013: see Engine._choose_functions(). */
     #if defined(__x86_64__) && !defined(__AVX2__)
@@ -597,19 +601,23 @@ cdef extern from *:
         bk_uint128 product = (bk_uint128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);
     }
+    static inline uint64_t bk_high_product(uint64_t a, uint64_t b) {
+        return (uint64_t)((bk_uint128)a * b >> 64);
+    }
     """
     ctypedef void avx2_void "BK_AVX2 void"
     bint has_avx2 "bk_has_avx2"() noexcept nogil
-    unsigned int bytes_equal "bk_bytes_equal"(const Group *group, uint8_t byte) noexcept nogil
-    uint64_t all_bits_if "bk_all_bits_if"(uint64_t x) noexcept nogil
-    uint32_t *computed "bk_computed"(uint32_t *p) noexcept nogil
     ctypedef unsigned int lanes "bk_lanes"      # of 32 bits: four of them
+    lanes all_lanes "bk_all_lanes"(uint32_t x) noexcept nogil
+    unsigned int bytes_equal "bk_bytes_equal"(const Group *group, lanes bytes) noexcept nogil
+    uint64_t all_bits_if "bk_all_bits_if"(uint64_t x) noexcept nogil
     uint32_t PDU_LEN_BITS "BK_PDU_LEN_BITS"
     lanes load_lanes "bk_load_lanes"(const void *p) noexcept nogil
     lanes lanes_of "bk_lanes_of"(uint32_t a, uint32_t b, uint32_t c, uint32_t d) noexcept nogil
     uint32_t lane "bk_lane"(lanes v, int i) noexcept nogil
     void store_lanes "bk_store_lanes"(void *p, lanes v) noexcept nogil
     lanes most_lanes "bk_most"(lanes a, lanes b) noexcept nogil
+    lanes most_small_lanes "bk_most_small"(lanes a, lanes b) noexcept nogil
     void release_pages "bk_release_pages"(void *begin, void *end) noexcept nogil
     void use_huge_pages "bk_use_huge_pages"(void *begin, void *end) noexcept nogil
     unsigned int first_bit "__builtin_ctz"(unsigned int x) noexcept nogil
@@ -629,4 +637,5 @@ cdef extern from *:
     uint64_t load64 "bk_load64"(const void *p) noexcept nogil
     uint64_t load_pair "bk_load_pair"(const void *p) noexcept nogil
     void store_pair "bk_store_pair"(void *p, uint64_t x) noexcept nogil
+    uint64_t high_product "bk_high_product"(uint64_t a, uint64_t b) noexcept nogil
     uint64_t mix "bk_mix"(uint64_t a, uint64_t b) noexcept nogil
