@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from itertools import accumulate, product
 from pathlib import Path
@@ -19,7 +20,7 @@ from tracewriter import Record, complete, encode, issue
 import blkiomon
 from blkiomon._core import Engine
 from blkiomon.sources import source_of
-from blkiomon.sources.readers import Reader
+from blkiomon.sources.readers import OpenedReader, Reader
 from blkiomon.sources.sorter import Order, Sorter
 from blkiomon.sources.streams import LATENESS_NS, LOOK_AHEAD_BYTES, SortedStream
 
@@ -268,6 +269,24 @@ def test_disorder_is_found_anywhere_in_the_first_bytes_of_a_file(tmp_path: Path)
     before = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 - 10)
     data = read_sorted(tmp_path / "saved.bin", before + encode(CROSSING))
     assert data == before + encode(by_time(CROSSING))
+
+
+class GrowingFile(io.BytesIO):
+    """A file that ends after each read, but has grown before the next one."""
+
+    has_ended = True
+
+    def read(self, n_bytes: int | None = -1) -> bytes:
+        self.has_ended = not self.has_ended
+        return b"" if self.has_ended else super().read(min(4800, n_bytes or 4800))
+
+
+def test_a_file_that_grows_is_read_up_to_one_of_its_ends() -> None:
+    data = encode([issue(t, t, 512) for t in range(10_000)])
+    reader = OpenedReader(GrowingFile(data), "growing", total_bytes=4800)
+    with source_of([reader], "growing", sorts=True) as source:
+        taken = b"".join(bytes(piece) for piece in iter(source.read, memoryview(b"")))
+    assert taken and data.startswith(taken)
 
 
 def saved(half_seconds: int = 6, device: int = 8 << 20) -> bytes:

@@ -287,6 +287,7 @@ class FileSource(Source):
         self._is_live = reader.total_bytes is None  # a pipe: its records do not wait for others
         self._due = memoryview(b"")  # from _stream, and not yet returned
         self._has_ended = False
+        self._failure: SourceError | None = None  # raised after all records
         n_buffers, n_bytes = 1, READ_BYTES
         if sorts:
             n_bytes = max(least_read_bytes, READ_BYTES // share // mmap.PAGESIZE * mmap.PAGESIZE)
@@ -312,14 +313,13 @@ class FileSource(Source):
             return self._buffers[0][: self._readinto(self._buffers[0])]
         while not self._due and not self._has_ended:
             self._fill()
-            self._has_ended = not self._filled_bytes
             self._due = self._add()
         if not self._due:
             self._due = self._stream.rest()
-        if self._due:
-            data, self._due = self._due[:READ_BYTES], self._due[READ_BYTES:]
-            return data
-        return self._buffers[0][: self._readinto(self._buffers[0])]  # the end, or the error again
+        if self._failure is not None and not self._due:
+            raise self._failure
+        data, self._due = self._due[:READ_BYTES], self._due[READ_BYTES:]
+        return data
 
     def rest(self) -> memoryview:
         data = bytes(self._due)
@@ -330,15 +330,20 @@ class FileSource(Source):
         return memoryview(data)
 
     def _fill(self) -> None:
-        """Fill the next buffer; it stays empty at the end of the file, and at an error."""
+        """Fill the next buffer, or as much of it as there is until the end or an error.
+
+        A file that grows ends there, too. Read on in small pieces, it would fill buffers that the
+        stream still holds.
+        """
         buffer = self._buffers[self._next]
         try:
             while n := self._readinto(buffer[self._filled_bytes :]):
                 self._filled_bytes += n
                 if self._is_live or self._filled_bytes == len(buffer):
                     return
-        except SourceError:  # the next call raises it again
-            pass
+        except SourceError as error:
+            self._failure = error
+        self._has_ended = True
 
     def _add(self) -> memoryview:
         """Hand the buffer over to the stream; return what is due."""
