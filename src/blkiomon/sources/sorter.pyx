@@ -39,6 +39,7 @@ cdef struct Framing:                            # how a stream is divided into u
     int swap                                    # byte order; -1: no record has been seen
     bint resync                                 # after garbage, records may follow
     bint searching                              # the end of garbage has not been found
+    bint in_padding                             # the bytes so far end with padding
 
 
 cdef inline bint is_v8(const uint8_t *p, bint swap) noexcept nogil:
@@ -70,9 +71,15 @@ cdef Unit next_unit(
     if not f.searching:
         if left == 0:
             return UNIT_SHORT
-        if p[0] == 0:                           # padding
+        if p[0] == 0:
             length[0] = zeros_at(p, left)
-            return UNIT_NOTE
+            if length[0] >= MIN_PADDING or f.in_padding or f.swap < 0:
+                f.in_padding = length[0] == left
+                return UNIT_NOTE
+            if length[0] == left:
+                return UNIT_SHORT
+            length[0] = 0
+        f.in_padding = False
         if f.swap < 0 and left >= 4:
             f.swap = byte_order_of(load32(p))
         if left >= HEADER_V7 and f.swap >= 0:
@@ -143,7 +150,7 @@ cdef class Order:
     cdef readonly bint is_kept
 
     def __cinit__(self, *, uint64_t lateness_ns=NEVER, resync=False):
-        self.framing = Framing(-1, resync, False)
+        self.framing = Framing(-1, resync, False, False)
         self.lateness_ns = lateness_ns
         self.tail = b""
         self.is_kept = True
@@ -205,13 +212,14 @@ cdef class Order:
         """Follow the usual records at the front; returns their bytes."""
         cdef uint64_t *time = &self.latest_ns
         cdef uint32_t *cpu = &self.latest_cpu
-        if self.framing.searching or self.framing.swap < 0 or size < HEADER_V7:
+        cdef Framing *f = &self.framing
+        if f.searching or f.in_padding or f.swap < 0 or size < HEADER_V7:
             return 0
-        if is_v8(p, self.framing.swap):
-            if self.framing.swap:
+        if is_v8(p, f.swap):
+            if f.swap:
                 return run_of(p, size, True, 8, time, cpu)
             return run_of(p, size, False, 8, time, cpu)
-        if self.framing.swap:
+        if f.swap:
             return run_of(p, size, True, 7, time, cpu)
         return run_of(p, size, False, 7, time, cpu)
 
@@ -234,7 +242,7 @@ cdef class Sorter:
     cdef readonly uint64_t latest_ns
 
     def __cinit__(self, *, uint64_t lateness_ns=NEVER, resync=False, uint64_t begin=0):
-        self.framing = Framing(-1, resync, False)
+        self.framing = Framing(-1, resync, False, False)
         self.lateness_ns = lateness_ns
         self.n_taken = begin
         self.held = bytearray()
