@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ def by_time(records: list[Record]) -> list[Record]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[Record]:
-    """Batches of records of one CPU, one after another; of each CPU, times never go back."""
+    """Batches of records of one device and CPU, one after another; inside, times never go back."""
     latest = [0, 0, 0]
     found: list[Record] = []
-    for cpu in draw(st.lists(st.integers(0, 2), min_size=1, max_size=12)):
+    for n in draw(st.lists(st.integers(0, 2), min_size=1, max_size=12)):
         for step in draw(st.lists(st.integers(0, 3), max_size=6)):
-            latest[cpu] += step
-            payload = draw(st.binary(max_size=9))
-            found.append(issue(latest[cpu], 8, 512, cpu=cpu, pid=len(found), payload=payload))
+            latest[n] += step
+            record = issue(latest[n], 8, 512, device=n % 2, cpu=n // 2, pid=len(found))
+            found.append(record._replace(payload=draw(st.binary(max_size=9))))
     return found
 
 
@@ -87,7 +88,7 @@ def test_the_first_record_out_of_order_is_found(
     for record in records:
         if record.time_ns >= latest[-1].time_ns:
             latest.append(record)
-        elif record.cpu != latest[-1].cpu:
+        elif (record.device, record.cpu) != (latest[-1].device, latest[-1].cpu):
             assert not order.is_kept
             return
     assert order.is_kept
@@ -291,11 +292,16 @@ def test_a_file_that_grows_is_read_up_to_one_of_its_ends() -> None:
     assert taken and data.startswith(taken)
 
 
-def saved(half_seconds: int = 6, device: int = 8 << 20) -> bytes:
-    """Two busy CPUs in a file that was saved from a pipe: each half second, one after the other."""
+SDA, SDB = 8 << 20, 8 << 20 | 16
+
+TWO_CPUS = ((SDA, 0), (SDA, 1))
+
+
+def saved(half_seconds: int = 6, busy: Sequence[tuple[int, int]] = TWO_CPUS) -> bytes:
+    """Saved from a pipe: each half second, one busy device and CPU after another."""
     found = b""
-    for half, cpu in product(range(half_seconds), (0, 1)):
-        begin_ns = 10**9 + half * LATENESS_NS // 2 + cpu
+    for half, (n, (device, cpu)) in product(range(half_seconds), enumerate(busy)):
+        begin_ns = 10**9 + half * LATENESS_NS // 2 + n
         for ns in range(begin_ns, begin_ns + LATENESS_NS // 2, MS):
             found += encode([issue(ns, ns, 512, cpu=cpu, device=device)])
             found += encode([complete(ns + MS // 2, ns, 512, cpu=cpu, device=device)])
@@ -313,9 +319,12 @@ QUIET = encode([issue(1, 8, 512)]) * (LOOK_AHEAD_BYTES // 48 + 1000)
 """One CPU alone, for longer than a file is read ahead."""
 
 
-def test_a_file_is_sorted_however_late_a_second_cpu_gets_busy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("busy", [TWO_CPUS, [(SDA, 0), (SDB, 0)]])
+def test_a_file_is_sorted_however_late_a_second_cpu_or_device_gets_busy(
+    tmp_path: Path, busy: Sequence[tuple[int, int]]
+) -> None:
     path = tmp_path / "saved.bin"
-    path.write_bytes(QUIET + saved())
+    path.write_bytes(QUIET + saved(busy=busy))
     assert steps_back(path) == 0
 
 

@@ -13,7 +13,7 @@ class Order:
         resync: after bytes that are not a record, continue at the next plausible one.
 
     Attributes:
-        is_kept: no record so far was earlier than a preceding one of another CPU. Without
+        is_kept: no record so far was earlier than a preceding one of another CPU or device. Without
             ``resync``, nothing counts after bytes that are not a record.
     """
 

@@ -3,8 +3,9 @@
 
     bytes -> held records, their times -> stable sort of the times -> records in order of time
 
-blktrace writes such a stream into a pipe: it copies the records of one CPU after another. Inside a
-batch, records are in order of time, so the sort (numpy's timsort) only merges runs.
+blktrace writes such a stream into a pipe: it copies the records of one device and CPU after
+another. Inside a batch, records are in order of time, so the sort (numpy's timsort) only merges
+runs.
 
 Order finds where such batches begin, and copies nothing; Sorter puts the records in order from
 there on. Both divide a stream into units by next_unit(). A unit without a time of its own stays
@@ -46,9 +47,13 @@ cdef inline bint is_v8(const uint8_t *p, bint swap) noexcept nogil:
     return load32(p) == (swap32(MAGIC | 8) if swap else MAGIC | 8)
 
 
-cdef inline uint32_t cpu_of(const uint8_t *p, bint swap) noexcept nogil:
-    cdef uint32_t cpu = (<const TraceV8 *> p).cpu if is_v8(p, swap) else (<const TraceV7 *> p).cpu
-    return swap32(cpu) if swap else cpu
+cdef inline uint64_t buffer_of(const uint8_t *p, bint swap) noexcept nogil:
+    """A number for the buffer that a record is from: blktrace has one for each device and CPU."""
+    cdef const TraceV7 *v7 = <const TraceV7 *> p
+    cdef const TraceV8 *v8 = <const TraceV8 *> p
+    if is_v8(p, swap):
+        return <uint64_t> v8.device << 32 | v8.cpu
+    return <uint64_t> v7.device << 32 | v7.cpu
 
 
 cdef inline bint is_note(const uint8_t *p, bint swap) noexcept nogil:
@@ -104,13 +109,14 @@ cdef Unit next_unit(
 
 
 cdef inline size_t run_of(
-    const uint8_t *p, size_t size, bint swap, int version, uint64_t *latest_ns, uint32_t *latest_cpu
+    const uint8_t *p, size_t size, bint swap, int version, uint64_t *latest_ns,
+    uint64_t *latest_buffer,
 ) noexcept nogil:
     """Bytes of the records at the front that are usual and in order of time.
 
     They are of this version, without a payload, and no notify records; none is earlier than the
-    record before it, or than *latest_ns, which is updated, as is *latest_cpu. `swap` and `version`
-    are constants at every call.
+    record before it, or than *latest_ns, which is updated, as is *latest_buffer. `swap` and
+    `version` are constants at every call.
     """
     cdef size_t header = HEADER_V8 if version == 8 else HEADER_V7
     cdef uint32_t magic = swap32(MAGIC | version) if swap else MAGIC | version
@@ -135,7 +141,7 @@ cdef inline size_t run_of(
         at += header
     if at:
         latest_ns[0] = latest
-        latest_cpu[0] = cpu_of(p + at - header, swap)
+        latest_buffer[0] = buffer_of(p + at - header, swap)
     return at
 
 
@@ -144,7 +150,7 @@ cdef class Order:
     cdef Framing framing
     cdef uint64_t lateness_ns
     cdef uint64_t latest_ns
-    cdef uint32_t latest_cpu
+    cdef uint64_t latest_buffer
     cdef bint has_failed                        # garbage without resync: nothing after it counts
     cdef bytes tail                             # the incomplete unit at the end of the last bytes
     cdef readonly bint is_kept
@@ -200,8 +206,8 @@ cdef class Order:
             if unit == UNIT_RECORD:
                 if time_ns >= self.latest_ns:
                     self.latest_ns = time_ns
-                    self.latest_cpu = cpu_of(p + at, f.swap)
-                elif cpu_of(p + at, f.swap) != self.latest_cpu:
+                    self.latest_buffer = buffer_of(p + at, f.swap)
+                elif buffer_of(p + at, f.swap) != self.latest_buffer:
                     self.is_kept = False
                 elif self.latest_ns - time_ns > self.lateness_ns:
                     self.latest_ns = time_ns    # one time was wrong, or another trace begins
@@ -211,17 +217,17 @@ cdef class Order:
     cdef inline size_t _usual(self, const uint8_t *p, size_t size) noexcept nogil:
         """Follow the usual records at the front; returns their bytes."""
         cdef uint64_t *time = &self.latest_ns
-        cdef uint32_t *cpu = &self.latest_cpu
+        cdef uint64_t *buffer = &self.latest_buffer
         cdef Framing *f = &self.framing
         if f.searching or f.in_padding or f.swap < 0 or size < HEADER_V7:
             return 0
         if is_v8(p, f.swap):
             if f.swap:
-                return run_of(p, size, True, 8, time, cpu)
-            return run_of(p, size, False, 8, time, cpu)
+                return run_of(p, size, True, 8, time, buffer)
+            return run_of(p, size, False, 8, time, buffer)
         if f.swap:
-            return run_of(p, size, True, 7, time, cpu)
-        return run_of(p, size, False, 7, time, cpu)
+            return run_of(p, size, True, 7, time, buffer)
+        return run_of(p, size, False, 7, time, buffer)
 
 
 @cython.final
