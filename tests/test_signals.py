@@ -32,6 +32,9 @@ from blkiomon.commands.signals import StopSignals
 from blkiomon.interval.clock import WallClock
 from blkiomon.interval.value import Interval
 from blkiomon.outputs.destinations import Outputs
+from blkiomon.sources import streams
+from blkiomon.sources.sorter import Sorter
+from blkiomon.sources.streams import READ_BYTES
 
 HOUR_S = 3600
 STORM = 3000
@@ -223,6 +226,38 @@ def test_signal_ends_the_unpacking_of_terabytes_of_padding(tmp_path: Path) -> No
 
 def _bytes_read(io: Path) -> int:
     return int(io.read_text().split()[1])
+
+
+def test_signal_while_a_file_is_sorted_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LOOK_AHEAD_BYTES", READ_BYTES)
+    take, taken = Sorter.take, []
+
+    class InterruptedSorter:
+        """Sends a signal as soon as it has sorted records."""
+
+        def __init__(self, **options: Any) -> None:
+            self._sorter = Sorter(**options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sorter, name)
+
+        def take(self, *limits: int) -> memoryview:
+            found = take(self._sorter, *limits)
+            taken.append(len(found))
+            signal.raise_signal(signal.SIGINT)
+            return found
+
+    monkeypatch.setattr(streams, "Sorter", InterruptedSorter)
+    path = tmp_path / "saved.bin"
+    pair = encode([issue(2 * 10**9, 8, 512, cpu=1), issue(10**9, 8, 512)])
+    path.write_bytes(pair * (4 * READ_BYTES // len(pair)))
+    done = runner.call("-I", runner.LONG, "--json", "-", path)
+    (interval,) = runner.json_lines(done.stdout)
+    assert (done.returncode, len(taken)) == (0, 1)
+    assert done.stderr == TERMINATED.encode()
+    assert interval["records"] == READ_BYTES // 48
 
 
 def test_interrupt_that_is_lost_in_a_callback_is_raised_again() -> None:

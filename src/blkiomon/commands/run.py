@@ -478,22 +478,18 @@ def _read_source(
 ) -> bool:
     """Read and feed files; returns whether they were read to their end.
 
-    A signal interrupts a read, which may take long: a pipe without a writer, a disk that hangs,
-    gigabytes of compressed padding.
+    A signal interrupts a wait for bytes, which may take long: a pipe without a writer, a disk that
+    hangs, gigabytes of compressed padding.
     """
+    source.waiting = stop.waiting
     while outputs.are_of_use and not pipeline.is_done:
         if stop.take_reopen():
             outputs.reopen()
         try:
-            stop.interrupts = True
-            if stop.received:
-                return False
             data = source.read()
-            stop.interrupts = False
         except Stopped:
             return False
         finally:
-            stop.interrupts = False
             pipeline.monitor.count_outside(source.lost_events, source.skipped_bytes)
         if not data:
             return True

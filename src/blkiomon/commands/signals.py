@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from blkiomon.console import SIGNALS, STOP_SIGNALS, stop_waiting
@@ -29,7 +30,6 @@ class StopSignals:
     Attributes:
         received: whether a signal arrived that ends the run.
         number: of the latest signal that ends the run.
-        interrupts: whether a signal raises ``Stopped``, for reads that cannot poll.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StopSignals:
     ) -> None:
         self.received = False
         self.number = 0
-        self.interrupts = False
+        self._interrupts = False
         self._at_once = at_once
         self._numbers = numbers
         self._has_files = reopens
@@ -67,6 +67,17 @@ class StopSignals:
         os.close(self.fd)
         os.close(self._write_fd)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For a read that cannot poll: a signal raises ``Stopped``, also one that has come."""
+        try:
+            self._interrupts = True
+            if self.received:
+                raise Stopped
+            yield
+        finally:
+            self._interrupts = False
+
     def take_reopen(self) -> bool:
         """Whether to reopen files; True once for all signals that have arrived."""
         if not self._is_reopen_due:
@@ -90,8 +101,8 @@ class StopSignals:
         self.number = number
         stop_waiting()
         self._at_once()
-        if self.interrupts:
-            self.interrupts = False  # once: the run is ending
+        if self._interrupts:
+            self._interrupts = False  # once: the run is ending
             raise Stopped
 
 

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from blkiomon._core import Engine
 from blkiomon.console import how_many
@@ -60,8 +61,10 @@ class Source(ABC):
         skipped_bytes: bytes skipped so far because they are not records.
         lost_events: events that the tracer reported as lost so far.
         padding_bytes: zeros skipped as padding so far.
+        waiting: entered while the source waits for bytes of a file. The caller may set it: only
+            there may a signal raise an exception.
 
-    The last three are 0 for a single file: there, the engine counts them.
+    The counts of bytes and events are 0 for a single file: there, the engine counts them.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Source(ABC):
     skipped_bytes = 0
     lost_events = 0
     padding_bytes = 0
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     @abstractmethod
@@ -101,6 +105,15 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
+
+    def _in_waiting(self, readinto: Callable[[memoryview], int]) -> Callable[[memoryview], int]:
+        """Wrap a reader's ``readinto``."""
+
+        def wait(buffer: memoryview) -> int:
+            with self.waiting():
+                return readinto(buffer)
+
+        return wait
 
     def __enter__(self) -> Source:
         return self
@@ -282,7 +295,7 @@ class FileSource(Source):
         self.name = reader.name
         self.total_bytes = reader.total_bytes
         self._reader = reader
-        self._readinto = reader.readinto if resync else checked(reader)
+        self._readinto = self._in_waiting(reader.readinto if resync else checked(reader))
         self._stream: SortedStream | None = None
         self._is_live = reader.total_bytes is None  # a pipe: its records do not wait for others
         self._due = memoryview(b"")  # from _stream, and not yet returned
@@ -408,7 +421,9 @@ class MergedSource(Source):
         self._skips = 0
         self._has_ended = False
         window_bytes = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, WINDOWS_BYTES // len(readers)))
-        readintos = [reader.readinto if resync else checked(reader) for reader in readers]
+        readintos = [
+            self._in_waiting(reader.readinto if resync else checked(reader)) for reader in readers
+        ]
         sizes = Counter(sets)
         alone = [i for i, key in enumerate(sets) if sorts and sizes[key] == 1]
         self._sorted: dict[str, FileSource] = {}  # by name
@@ -421,6 +436,7 @@ class MergedSource(Source):
                 # What fits the window beside the beginning of a record.
                 least_read_bytes=max(1, (window_bytes - 1) // mmap.PAGESIZE) * mmap.PAGESIZE,
             )
+            source.waiting = lambda: self.waiting()
             self._sorted[readers[i].name] = source
             readintos[i] = _SortedReader(source).readinto
         self._merger = Merger(
