@@ -539,6 +539,8 @@ def test_device_that_may_be_among_others_is_not_called_one_sided(tmp_path: Path)
         ("  write.mean<-5% ", (None, "write", "mean", "<", -0.05, True)),
         ("all.max >= 1.5 s", (None, None, "max", ">=", 1.5e9, False)),
         ("8:16/read.p99.9 > 5ms", ("8:16", "read", "p99.9", ">", 5e6, False)),
+        ("cciss/c0d0/read.p99 > 5ms", ("cciss/c0d0", "read", "p99", ">", 5e6, False)),
+        ("sda/all.bandwidth<40MB/s", ("sda", None, "bandwidth", "<", 4e7, False)),
         ("all/flush.p99.90 <= 20us", ("all", "flush", "p99.9", "<=", 2e4, False)),
         ("discard.iops < 900", (None, "discard", "iops", "<", 900, False)),
         ("read.bandwidth < 40MB/s", (None, "read", "bandwidth", "<", 4e7, False)),
@@ -558,7 +560,7 @@ def test_valid_rules_are_parsed(text: str, expected: tuple[Any, ...]) -> None:
         *("", "read", "read.p99", "read.p99 >", "p99 > 10%", "read.p99 = 10%", "read.p99 > ten"),
         *("reads.p99 > 10%", "read.p0 > 10%", "read.median > 10%", "read.p99 > 10", "read.p99>5m"),
         *("read.iops > 5ms", "read.errors > 5%", "read.bandwidth > 5", "read.p99 > 10% more"),
-        *("a/b/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
+        *("/read.p99 > 10%", "read.p99 > 10%;", "read.p123 > 1ms", "read.p99 > nan%"),
     ],
 )
 def test_invalid_rules_are_refused(text: str, capfd: Capture) -> None:

@@ -19,7 +19,7 @@ from blkiomon.engine.constants import OPS
 from blkiomon.formats.units import device_text
 
 _RULE = re.compile(
-    r"(?:(?P<device>[^/]+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
+    r"(?:(?P<device>.+)/)?(?P<op>\w+)\.(?P<metric>[a-z]+|p\d{1,2}(?:\.\d{1,3})?)\s*"
     r"(?P<sign>[<>]=?)\s*(?P<value>[+-]?\d{1,15}(?:\.\d{1,9})?)\s*(?P<unit>%|[A-Za-zµ/]*)"
 )
 
