@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import select
+import signal
 from collections.abc import Sequence
 from itertools import accumulate, product
 from pathlib import Path
@@ -251,6 +253,19 @@ def test_crossing_flushes_in_a_pipe_are_paired() -> None:
         if name == "flush"
     ]
     assert (status, "incomplete" in err, sum(flushes)) == (0, False, 2)
+
+
+def test_few_records_pass_in_time_also_by_the_trace_clock() -> None:
+    with Running("-I", "1", "--json", "-", "--clock", "trace").started() as running:
+        output = running.process.stdout
+        assert output is not None
+        running.write(encode(CROSSING))
+        for second in range(1, 1000):  # far less than one piece is sorted at a time
+            running.write(encode([issue(second * LATENESS_NS, 8, 512)]))
+            if select.select([output], [], [], 0.05)[0]:
+                break
+        assert b'"total":{"requests":2,' in running.read_count(b"\n", 1)
+        running.end(signal.SIGTERM)
 
 
 def test_crossing_flushes_in_a_file_that_was_saved_from_a_pipe_are_paired(tmp_path: Path) -> None:
