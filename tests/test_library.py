@@ -34,7 +34,7 @@ from blkiomon.engine import layout
 from blkiomon.formats import flat_table, frames
 from blkiomon.formats.json_codec import UNSEEN
 from blkiomon.library import REQUEST
-from blkiomon.sources.streams import LOOK_AHEAD_BYTES
+from blkiomon.sources.streams import LOOK_AHEAD_BYTES, READ_BYTES
 
 TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 N_RECORDS, N_REQUESTS = 95_366, 47_637
@@ -229,8 +229,17 @@ def as_unpacking_file(data: bytes) -> gzip.GzipFile:
     return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(data, 1)))
 
 
-@pytest.mark.parametrize("form", [as_bytes, as_file, as_packed_bytes, as_unpacking_file])
-@pytest.mark.parametrize("before", [0, LOOK_AHEAD_BYTES + 1_000_000])
+def as_mapping(data: bytes) -> mmap.mmap:
+    mapping = mmap.mmap(-1, len(data))
+    mapping[:] = data
+    return mapping
+
+
+FORMS = [as_bytes, as_file, as_packed_bytes, as_unpacking_file, as_mapping]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("before", [0, READ_BYTES - 12_000, LOOK_AHEAD_BYTES + 1_000_000])
 def test_sources_that_were_saved_from_a_pipe_are_sorted(
     form: Callable[[bytes], Any], before: int
 ) -> None:

@@ -442,6 +442,8 @@ def _is_live(source: Any) -> bool:
     """Whether a tracer may be writing to a source: it is a pipe, a socket or something unknown."""
     if not hasattr(source, "read"):
         return False
+    if isinstance(source, mmap.mmap):  # before Python 3.13 it does not say that it can seek
+        return False
     is_seekable = getattr(source, "seekable", None)
     return is_seekable is None or not is_seekable()
 
