@@ -480,6 +480,16 @@ def test_skips_are_reported_with_their_offsets() -> None:
     assert engine.counters()["skipped_bytes"] == 107
 
 
+def test_skips_that_nobody_takes_are_kept_up_to_a_limit() -> None:
+    engine = Engine(resync=True)
+    mark = tw.lost_mark(0, 1)
+    for _ in range(30):
+        engine.feed((b"?" + mark) * 10_000)
+    skips = engine.take_skips()
+    assert skips == [(n * (1 + len(mark)), 1) for n in range(1 << 18)]
+    assert engine.counters()["skipped_bytes"] == 300_000
+
+
 @pytest.mark.parametrize(
     "short", ["garbage", "CPU:1", "CPU:1 [LOST 3", MAGIC_V7, MAGIC_V7 + "x" * 20]
 )

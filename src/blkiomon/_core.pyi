@@ -175,7 +175,10 @@ class Engine:
         """
 
     def take_skips(self) -> list[tuple[int, int]]:
-        """The garbage skipped since this was last called: (byte offset, number of bytes)."""
+        """The garbage skipped since this was last called: (byte offset, number of bytes).
+
+        Of more than 262,144 stretches, the first ones.
+        """
 
     def leftovers(self) -> npt.NDArray[np.void]:
         """The pending records: shape (n,), dtype ``layout.DETAIL``.

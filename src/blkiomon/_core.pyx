@@ -135,6 +135,7 @@ cdef struct Buffer:                             # a part of State that grows bet
 cdef enum:
     HUGE_BYTES = 1 << 22                        # from here on, huge pages save look-ups of pages
     MOST_BUFFERS = 16
+    MOST_SKIPS = 1 << 18                        # kept for take_skips(), which few callers need
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
 
 cdef uint64_t NO_LIMIT = <uint64_t> -1
@@ -758,7 +759,8 @@ cdef class Engine:
         cdef uint64_t skipped = self.position - self.garbage_from
         self.searching = False
         self.s.skipped_bytes += skipped
-        self._skips.append((self.garbage_from, skipped))
+        if len(self._skips) < MOST_SKIPS:
+            self._skips.append((self.garbage_from, skipped))
         return 0
 
     cdef int _fail(self, tuple texts) except -1:
