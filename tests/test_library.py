@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import threading
+import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -246,6 +247,17 @@ def test_sources_that_were_saved_from_a_pipe_are_sorted(
     data = encode([issue(0, 8, 512)]) * (before // 48) + encode(saved(20))
     times = blkiomon.read_trace(form(data))["time_ns"]
     assert times.tolist() == [0] * (before // 48) + sorted(record.time_ns for record in saved(20))
+
+
+def test_source_packed_in_many_small_parts_takes_little_memory() -> None:
+    one = gzip.compress(encode([issue(1, 8, 512)]), 1)
+    tracemalloc.start()
+    try:
+        assert len(blkiomon.read_trace(one * 2000)) == 2000
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 20_000_000
 
 
 def test_a_pipe_is_sorted_from_the_first_record_out_of_order_on() -> None:

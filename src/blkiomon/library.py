@@ -414,8 +414,9 @@ def _read(source: Source, resync: bool, monitor: Monitor | None = None) -> Itera
 def _unpacked(pieces: Iterator[memoryview], name: object) -> Iterator[memoryview]:
     """The decompressed bytes of these pieces."""
     reader = OpenedReader(_PieceFile(pieces), name if isinstance(name, str) else "the source")
-    while n := reader.readinto(buffer := memoryview(bytearray(UNPACKED_BYTES))):
-        yield buffer[:n]
+    buffer = memoryview(bytearray(UNPACKED_BYTES))
+    while n := reader.readinto(buffer):
+        yield memoryview(bytes(buffer[:n]))  # a small part of the source may be packed by itself
 
 
 def _in_order(pieces: Iterable[memoryview], resync: bool, *, is_live: bool) -> Iterator[memoryview]:
