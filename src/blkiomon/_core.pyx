@@ -242,11 +242,11 @@ cdef class Engine:
         self._leave()
 
     cdef void _choose_functions(self, bint by_avx2) noexcept:
-        self.s.account_deferred = account_deferred_plainly
-        self.s.pair_batch = pair_plainly
+        self.s.account_deferred = account_deferred_by_sse2
+        self.s.pair_batch = pair_batch_by_sse2
         if by_avx2:
             self.s.account_deferred = account_deferred_by_avx2
-            self.s.pair_batch = pair_plainly_by_avx2
+            self.s.pair_batch = pair_batch_by_avx2
 
     cdef int _set_seed(self, hash_seed) except -1:
         self.s.seed[0] = hash_seed & <uint64_t> -1

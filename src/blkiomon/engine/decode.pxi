@@ -32,7 +32,7 @@ cdef enum:
 cdef struct Prepared:                           # what prepare_records() found out about a record
     uint64_t word                               # key; of a plain record, also state of its issue
     Place place                                 # in State.pending
-    uint8_t fate                                # see Fate; only if not can_be_plain()
+    bint is_other                               # than plain: see pair_other()
 
 
 cdef struct Done:                               # a request that completes, for account()

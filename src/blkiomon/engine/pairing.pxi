@@ -15,15 +15,9 @@
 #         pair_slowly    a plain record that the fast path has no rule for -> pair_item
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
-# Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair; pair_plainly
-# and pair_plainly_by_avx2, for State.pair_batch. Also store_item, replace_pending and log_optional,
-# from multi_step.pxi; set_request, from slow.pxi. Never allocates.
-
-cdef enum Fate:                                 # what pair() does with a record
-    FATE_PLAIN                                  # pairs it, as it is plain
-    FATE_OTHER                                  # pair_other()
-    FATE_TIME_ONLY                              # sets State.now_ns to its time
-    FATE_IGNORED                                # nothing: it is filtered out, or has no category
+# Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair;
+# pair_batch_by_sse2 and pair_batch_by_avx2, for State.pair_batch. Also store_item, replace_pending
+# and log_optional, from multi_step.pxi; set_request, from slow.pxi. Never allocates.
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
@@ -76,17 +70,6 @@ cdef inline bint filter_record(State *s, Batch *b, int i, uint32_t device) noexc
         b.category[i] &= CAT_NOTIFY
         return False
     return b.category[i] & CAT_NOTIFY == 0
-
-
-cdef inline Fate fate_of_other(uint32_t category, const TraceV7 *r) noexcept nogil:
-    """The Fate of a record that is not plain. A plug or a get-request record only gives a time."""
-    if category == 0:
-        return FATE_IGNORED
-    if category & (CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA):
-        return FATE_OTHER
-    if r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE:
-        return FATE_OTHER
-    return FATE_TIME_ONLY
 
 
 cdef inline bint is_small(const Table *t) noexcept nogil:
@@ -150,7 +133,6 @@ cdef inline void prepare_records(
         uint32_t device = device_for(s, number)
         uint32_t cpu_mask = (1 << s.cpu_shift) - 1
         uint32_t *sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
-        uint32_t *last
         uint32_t key
         uint64_t h
         const TraceV7 *r
@@ -169,18 +151,11 @@ cdef inline void prepare_records(
             sequences = &s.last_sequence[<uint64_t> device << s.cpu_shift]
         if not plainly:
             is_counted = True
-            a.fate = FATE_PLAIN
             if unlikely(any_special or device == NO_DEVICE):
                 is_counted = filter_record(s, b, i, device)
-                if b.category[i] == 0 and not is_counted:
-                    a.fate = FATE_IGNORED
-            if a.fate == FATE_PLAIN and (slowly or plainness_of(b.category[i], r)):
-                a.fate = fate_of_other(b.category[i], r)
-        last = &sequences[r.cpu & cpu_mask]
+            a.is_other = slowly | (plainness_of(b.category[i], r) != 0)
         if plainly or is_counted:
-            check_sequence(s, r, last)
-        if not plainly and a.fate >= FATE_TIME_ONLY:
-            continue
+            check_sequence(s, r, &sequences[r.cpu & cpu_mask])
         key = key_of(device, r.action >> 16)
         h = hash_of(s, r.sector, key)
         a.word = key | PLAIN_WORDS[r.action >> 16 & 3]
@@ -549,7 +524,7 @@ cdef inline void pair_records(
         uint64_t completes                      # 0 or 1
         uint64_t if_completion                  # a mask: all bits, or none
         uint32_t home, tags
-        bint is_simple
+        bint is_followed, is_simple
         int32_t one_left = 1 - <int32_t> load.now[IN_ALL]   # Tally.more when one is in flight
         lanes now
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
@@ -566,19 +541,17 @@ cdef inline void pair_records(
         prefetch_input(<const uint8_t *> r + AHEAD)     # few at a time: see STEP
         action = r.action
         if not plainly:
-            if unlikely(a.fate == FATE_OTHER):
+            if unlikely(a.is_other):
                 add_tally(s, load, &t, of_one_device)
                 done = pair_other(s, b, <int> (r - b.records), a, done)
                 one_left = 1 - <int32_t> load.now[IN_ALL]
                 continue
-            if a.fate != FATE_IGNORED:
-                s.now_ns = r.time
-            if a.fate != FATE_PLAIN:
-                continue
+            s.now_ns = r.time
         word = a.word
         home = a.place.home
         tags = a.place.tags
-        if not plainly and action >> 16 & CAT_ISSUE and is_to_follow(s, r):
+        is_followed = not plainly and is_to_follow(s, r)    # first, as it is better predicted
+        if is_followed and s.follow_issues and action >> 16 & CAT_ISSUE:
             b.item.sector = r.sector
             b.item.key = <uint32_t> word
             follow_issue(s, b, <int> (r - b.records))
@@ -606,9 +579,7 @@ cdef inline void pair_records(
             continue
         done.deferred = deferred_of(d2c_ns, p.bytes)    # of a completion, its own
         done.word = word
-        if not plainly and completes and (
-            s.keep_requests or s.with_queue and may_be_queued(s, r.sector)
-        ):
+        if is_followed and completes:
             note_completion(s, b, done, r, p)
         done += completes
         p.time_ns = r.time                      # after a completion, the slot is free: never read
@@ -653,18 +624,22 @@ cdef inline void pair_in_steps(
 
 
 cdef inline void pair_batch(State *s, Batch *b, bint plainly) noexcept nogil:
-    if b.of_one_device:
-        pair_in_steps(s, b, plainly, True)
+    if plainly and b.of_one_device:
+        pair_in_steps(s, b, True, True)
+    elif plainly:
+        pair_in_steps(s, b, True, False)
+    elif b.of_one_device:
+        pair_in_steps(s, b, False, True)
     else:
-        pair_in_steps(s, b, plainly, False)
+        pair_in_steps(s, b, False, False)
 
 
-cdef void pair_plainly(State *s, void *b) noexcept nogil:
-    pair_batch(s, <Batch *> b, True)
+cdef void pair_batch_by_sse2(State *s, void *b, bint plainly) noexcept nogil:
+    pair_batch(s, <Batch *> b, plainly)
 
 
-cdef avx2_void pair_plainly_by_avx2(State *s, void *b) noexcept nogil:
-    pair_batch(s, <Batch *> b, True)
+cdef avx2_void pair_batch_by_avx2(State *s, void *b, bint plainly) noexcept nogil:
+    pair_batch(s, <Batch *> b, plainly)
 
 
 cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
@@ -679,10 +654,7 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
                 s.first_ns = b.records[i].time
                 s.has_first = True
                 break
-    if plainly:
-        if s.with_names:
-            count_processes(s, b)
-        s.pair_batch(s, b)
-    else:
-        pair_batch(s, b, False)
+    if plainly and s.with_names:
+        count_processes(s, b)
+    s.pair_batch(s, b, plainly)
     s.oldest_ns = min(s.oldest_ns, b.earliest_ns)

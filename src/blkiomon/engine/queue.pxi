@@ -128,11 +128,10 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
         take_queued(s, item.sector, key | ISSUED, &queued)
 
 
-cdef inline bint is_to_follow(State *s, const TraceV7 *issue) noexcept nogil:
-    """Whether follow_issue() has anything to do for an issue that is not a zone append."""
-    return s.follow_issues and (
-        not s.with_queue or may_be_queued(s, issue.sector)
-        or (s.n_waiting != 0 and issue.bytes > 512)
+cdef inline bint is_to_follow(State *s, const TraceV7 *r) noexcept nogil:
+    """Whether follow_issue() or note_completion() may have anything to do for a plain record."""
+    return s.keep_requests or s.follow_issues and (
+        not s.with_queue or may_be_queued(s, r.sector) or (s.n_waiting != 0 and r.bytes > 512)
     )
 
 
@@ -270,7 +269,10 @@ cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) 
 
 
 cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
-    """Handle a record that is neither issue nor completion."""
+    """Handle a record that is neither issue nor completion, or is filtered out.
+
+    A plug or a get-request record, for example, only gives the time.
+    """
     cdef const TraceV7 *r = &b.records[i]
     cdef uint32_t event = r.action & 0xffff & ~<uint32_t> EVENT_CGROUP
     cdef Pending taken

@@ -18,7 +18,7 @@
 # free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. index_of and put_low_words_first, from
 # move_retry_rows(). spill, from Engine before 32-bit counters overflow.
-# account_deferred_plainly and account_deferred_by_avx2, for State.account_deferred. Helpers for
+# account_deferred_by_sse2 and account_deferred_by_avx2, for State.account_deferred. Helpers for
 # all: cell_of, cell_in, op_of, deferred_of, moments_add and moments_reset. Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
@@ -518,7 +518,7 @@ cdef inline void account_deferred(State *s, Account *a) noexcept nogil:
         count_deferred(s, a, <unsigned int> a.n_deferred)
 
 
-cdef void account_deferred_plainly(State *s, Account *a) noexcept nogil:
+cdef void account_deferred_by_sse2(State *s, Account *a) noexcept nogil:
     account_deferred(s, a)
 
 

@@ -396,7 +396,7 @@ cdef struct State:
     uint64_t spilled_at                         # value of `matches` at the latest spill
     uint64_t spill_every                        # matches
     void (*account_deferred)(State *, Account *) noexcept nogil     # the one for this processor
-    void (*pair_batch)(State *, void *) noexcept nogil      # pair_plainly() for this processor
+    void (*pair_batch)(State *, void *, bint) noexcept nogil        # the same
     # The first n_active accounts have a request in this interval, in the order of their first one.
     Account **accounts
     uint64_t n_accounts                         # allocated
