@@ -854,8 +854,16 @@ def test_devices_that_the_selection_excludes_have_no_rows(loop: str) -> None:
     done = runner.call("stat", *arguments)
     assert other in done.stdout.decode() and loop not in done.stdout.decode()
     done = runner.call("stat", loop, *arguments[2:])
-    said = b"blkiomon: --device selects none of the devices that are captured\n"
-    assert (done.returncode, done.stdout, done.stderr) == (3, b"", said)
+    said = f"blkiomon: --device selects none of the devices that are captured: {loop}\n"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (3, b"", said)
+
+
+def test_selecting_a_device_that_is_not_among_all_disks_is_refused(loop: str) -> None:
+    with Path("/dev/null").open("rb") as stdin:
+        done = runner.call("stat", "--device", loop, "0.1", "1", stdin=stdin)
+    said = "blkiomon: --device selects none of the devices that are captured"
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.decode().startswith(said) and loop not in done.stderr.decode()
 
 
 def test_queue_times_are_captured_on_request(loop: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from blkiomon.commands.config import Config
 from blkiomon.commands.late_numpy import load_numpy
 from blkiomon.commands.naming import refuse_devices
+from blkiomon.commands.options import MOST_NAMED, Selection
 from blkiomon.commands.pipeline import Pipeline
 from blkiomon.commands.privileges import PrivilegeError, drop, forbid_new_privileges
 from blkiomon.commands.progress import Progress
@@ -99,14 +100,33 @@ def _opened_and_run(
         from blkiomon.sources.capture import ALL, Capture  # slow to import
 
         with Capture(config.trace, complain, queue=config.queue) as capture:
-            if ALL not in config.trace and not config.selection.only(capture.device_numbers):
-                raise SourceError("--device selects none of the devices that are captured")
+            _check_selection(config.selection, capture, can_grow=ALL in config.trace)
             return _run(config, capture.fd, capture, numbers, open_screen)
     except (SourceError, OutputError, PrivilegeError) as error:
         complain(str(error))
         if isinstance(error, SourceError):
             return EXIT_INPUT
         return EXIT_OUTPUT if isinstance(error, OutputError) else EXIT_USAGE
+
+
+def _check_selection(selection: Selection, capture: Capture, *, can_grow: bool) -> None:
+    """Check that --device selects a device of the capture.
+
+    Args:
+        can_grow: devices that appear later are captured, too.
+
+    Raises:
+        SourceError: it selects none.
+    """
+    from blkiomon.formats.units import device_text
+    from blkiomon.sources.devices import device_name
+
+    numbers = capture.device_numbers
+    if selection.only(numbers) or (can_grow and None in map(device_name, selection.devices)):
+        return
+    names = [device_name(number) or device_text(number) for number in numbers[:MOST_NAMED]]
+    names += ["..."] * (len(numbers) > MOST_NAMED)
+    raise SourceError(f"--device selects none of the devices that are captured: {', '.join(names)}")
 
 
 def _run(
