@@ -13,7 +13,8 @@ from blkiomon.console import EXIT_INPUT, complain, printed
 from blkiomon.errors import ReportError, SourceError, TraceError, complaint
 from blkiomon.outputs.catalog import OUTPUTS
 
-_OUTPUTS = [f"--{row.name}" for row in OUTPUTS if row.place == "file"]
+_OUTPUTS = {f"--{row.name}": f"--{row.spec.rpartition('--')[2]}" for row in OUTPUTS}
+"""Outputs of blkiomon without a command, each with its argument."""
 
 Body = Callable[[argparse.Namespace], int]
 Main = Callable[[Sequence[str]], int]
@@ -100,13 +101,18 @@ def read(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namesp
     for name in names:
         if name.startswith("-") and name != "-":
             name = name.partition("=")[0]
-            if name in _OUTPUTS:
-                raise UsageError(
-                    f"option {name} belongs to blkiomon without a command: blkiomon {name} - TRACE"
-                )
-            meant = meant_by(name.lstrip("-"), [o.long for o in options])
-            hint = f"; did you mean --{meant}?" if meant else ""
-            raise UsageError(f"option {name} not recognized{hint}")
+            raise UsageError(f"option {name} {_unknown(name, [o.long for o in options])}")
     given.after_dashes = [*left]
     given.operands = [*names, *given.after_dashes]
     return given
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What is wrong with an option that is none of the known ones, and what to type instead."""
+    if name in _OUTPUTS:
+        return f"belongs to blkiomon without a command: blkiomon {_OUTPUTS[name]}"
+    if name == "--trace" and "queue" in known:
+        return "not recognized: name the device without it"
+    is_device = name == "--device" and "trace" in known
+    meant = "trace" if is_device else meant_by(name.lstrip("-"), known)
+    return "not recognized" + (f"; did you mean --{meant}?" if meant else "")
