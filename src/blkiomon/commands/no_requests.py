@@ -20,7 +20,7 @@ END_BYTES = 1 << 16
 MOST_DEVICES = 8
 """The message names at most so many devices."""
 
-ONLY_NOTES = "nothing was issued while it was recorded: it holds notify records only"
+ONLY_NOTES = "nothing was issued while it was recorded"
 
 
 class NoRequests:
@@ -82,7 +82,7 @@ class NoRequests:
         is_too_slow = min(evicted, self._issues, self._completions) > 0
         limit = f" that took at most {max_age_s:g} s (--max-age allows more)" * is_too_slow
         if not self._times and self.sampled == records:
-            held = ONLY_NOTES if is_whole else "as far as it was read it holds notify records only"
+            held = ONLY_NOTES if is_whole else "nothing was issued as far as it was read"
         devices, _, period = self._selection
         wanted = [f"of {', '.join(map(device_text, devices))}"] * bool(devices) + period.words()
         return f"{' '.join(['no request', *wanted])}{limit}; {held}{self._span()}"
