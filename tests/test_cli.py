@@ -356,7 +356,7 @@ def test_version_and_help_fail_without_room_to_print_them(option: str, output: s
         (["-I5", "--m", "1"], "--m not a unique prefix"),
         (["-I5", "--d", "x"], "--d not a unique prefix"),
         (["-I5", ""], "an argument is empty: name a trace by its path"),
-        (["-I5", "--clock", "sun"], "--clock takes auto or trace or wall, not 'sun'"),
+        (["-I5", "--clock", "sun"], "--clock takes auto, trace or wall, not 'sun'"),
         (
             ["-I5", "--from", "-1"],
             "--from takes seconds since the first record, up to 1e9, or a time such as",

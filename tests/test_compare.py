@@ -862,7 +862,7 @@ def test_picture_names_the_runs_and_what_is_selected(
 def test_chart_of_a_report_is_refused(traces: dict[str, Path], capfd: Capture) -> None:
     sides = traces["a0"], traces["slow0"]
     _, err = printed(capfd, "--chart=devices", "-o", "x.png", *sides, status=2)
-    expected = "--chart takes heat or iops or bandwidth or percentiles or sizes, not 'devices'"
+    expected = "--chart takes heat, iops, bandwidth, percentiles or sizes, not 'devices'"
     assert err.startswith(f"blkiomon: {expected}\n")
 
 

@@ -94,6 +94,13 @@ MISTAKES = (
     ("-I1 --folow-symlinks t", USAGE, "option --folow-symlinks not recognized; did you mean --fol"),
     ("-I1 --xyzzy t", USAGE, "option --xyzzy not recognized\n"),
     ("report --ouput=x.html t", USAGE, "option --ouput not recognized; did you mean --output?"),
+    (
+        "compare --fail-if read.iops<10k t t",
+        USAGE,
+        "--fail-if: 'read.iops<10k': a limit of iops has no unit, /s or %\n",
+    ),
+    ("compare --fail-if read.p99>5 t t", USAGE, "--fail-if: 'read.p99>5': a limit of p99 has ns, "),
+    ("compare --by paht t t", USAGE, "--by takes device, lun, path, port, hba or array, not 'pah"),
     ("compare --fail-fi=x t t", USAGE, "option --fail-fi not recognized; did you mean --fail-if?"),
     ("decode --jsno t", USAGE, "option --jsno not recognized; did you mean --json?"),
     ("top --sped=2 t", USAGE, "option --sped not recognized; did you mean --speed?"),

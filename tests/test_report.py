@@ -439,7 +439,7 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
     assert [c.name for c in chosen(made, ["sizes", "heat"])] == ["sizes", "heat"]
     output = tmp_path / "x.svg"
     assert report.main(["--chart=head", "-o", str(output), str(short)]) == 2
-    assert "--chart takes heat or percentiles or sizes or iops or " in capfd.readouterr().err
+    assert "--chart takes heat, percentiles, sizes, iops, " in capfd.readouterr().err
     assert report.main(["--chart=sizes", "-o", str(tmp_path / "x.html"), str(short)]) == 2
     assert "--chart selects charts of a picture" in capfd.readouterr().err
 

@@ -194,7 +194,8 @@ def one_of(*words: str) -> Reader:
 
     def read(name: str, text: str) -> str:
         if text not in words:
-            raise UsageError(f"{name} takes {' or '.join(words)}, not {text!r}")
+            *others, last = words
+            raise UsageError(f"{name} takes {', '.join(others)} or {last}, not {text!r}")
         return text
 
     return read

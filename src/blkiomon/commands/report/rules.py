@@ -80,8 +80,9 @@ def parse(text: str) -> Rule:
     value = float(found["value"])
     is_change = unit == "%" and metric != "errors"
     if not is_change and unit not in units:
-        known = " or ".join(filter(None, [*([] if metric == "errors" else ["%"]), *units]))
-        raise UsageError(f"--fail-if: {text!r}: the limit takes {known or 'no unit'}")
+        known = ", ".join(known or "no unit" for known in units)
+        known += " or %" * (metric != "errors")
+        raise UsageError(f"--fail-if: {text!r}: a limit of {metric} has {known}")
     limit = value / 100 if is_change else value * units[unit]
     of = None if op == "all" else op
     return Rule(text, found["device"], of, metric, found["sign"], limit, is_change)
