@@ -716,3 +716,9 @@ def test_summary_loads_no_library_that_it_does_not_need() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code, PHASES], capture_output=True, check=True)
     assert result.stderr == b"set()\n"
+
+
+@pytest.mark.parametrize("n_bytes", [0, 40, 1000])
+def test_messages_call_standard_input_by_its_name(n_bytes: int) -> None:
+    said = runner.call("summary", "-", stdin=MULTI.read_bytes()[:n_bytes]).stderr.decode()
+    assert "standard input: " in said and ": -:" not in said

@@ -121,7 +121,7 @@ def collect(
         found = _of_stats(names, slices, selected, view)
     if not found.whole.total.requests:
         if view is not None and (left_out := left_out_text(view.left_out)):
-            raise ReportError(f"{', '.join(names)}: no request by {view.by}. {left_out}")
+            raise ReportError(f"{_joined(names)}: no request by {view.by}. {left_out}")
         _explain_nothing(found, selected, limits)
     # Intervals may have been written with --op.
     found = replace(found, selection=selected._replace(ops=found.whole.only_ops))
@@ -141,6 +141,11 @@ def _named(found: Collected, view: View) -> Collected:
         identities={n: view.identity(n) for n in numbers},
         notes=(*notes, *found.notes),
     )
+
+
+def _joined(names: Sequence[str]) -> str:
+    """The inputs in a message."""
+    return ", ".join("standard input" if name == "-" else name for name in names)
 
 
 def _collected(
@@ -192,7 +197,7 @@ def _collected(
 def _explain_nothing(found: Collected, selected: Selection, limits: Limits) -> None:
     """Raises ReportError: it says why there is no request."""
     devices, ops, period = selected
-    what = ", ".join(found.names)
+    what = _joined(found.names)
     counts = found.whole.counts
     if found.is_broken:
         raise ReportError(found.notes[-1])
@@ -356,11 +361,11 @@ def _of_traces(
     monitor = slicer.monitor
     if n_skipped := monitor.totals.skipped_bytes:
         skipped = how_many(n_skipped, "byte that is not a record", "bytes that are not records")
-        notes.append(f"bad trace: {', '.join(names)}: skipped {skipped}")
+        notes.append(f"bad trace: {_joined(names)}: skipped {skipped}")
     if failure is None and monitor.totals.records and monitor.origin_ns is None:
-        raise ReportError(f"{', '.join(names)}: {ONLY_NOTES}")
+        raise ReportError(f"{_joined(names)}: {ONLY_NOTES}")
     if isinstance(failure, TraceError):
-        file = f"{', '.join(names)}: " if failure.file is None else ""
+        file = f"{_joined(names)}: " if failure.file is None else ""
         notes.append(f"bad trace: {file}{failure}")
     elif failure is not None:
         notes.append(str(failure))
@@ -424,14 +429,14 @@ def _of_json(
                 end_ns = max(end_ns or 0, item.end_ns)
                 if view is not None and item.by != "device":
                     is_by = f"its intervals are by {item.by}, omit --by"
-                    raise ReportError(f"{', '.join(names)}: {is_by}")
+                    raise ReportError(f"{_joined(names)}: {is_by}")
                 if selected.devices:
                     item = selection.select_devices(item, selected.devices)
                 slices.add(n_intervals - 1, _seen(item.only(selected.ops), view))
                 bar.show(sum(reader.done_bytes for reader in readers))
     notes = source.notes
     if not n_intervals:
-        raise ReportError(notes[-1] if notes else f"{', '.join(names)}: no interval in it")
+        raise ReportError(notes[-1] if notes else f"{_joined(names)}: no interval in it")
     is_broken = notes[-1:] not in ([], [IN_TURN])
     return _collected(names, JSON, slices, notes, is_broken=is_broken, gaps=gaps)
 
