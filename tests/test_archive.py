@@ -465,6 +465,14 @@ def test_text_has_a_line_for_every_group(traces: Path) -> None:
         assert row[7] == f"{(group.d2c_ns.percentile(50) or 0) / 1e3:.1f}"
 
 
+def test_percentiles_of_too_few_requests_are_marked(traces: Path) -> None:
+    lines = "".join(summarize(SOURCES, workers=0).text()).splitlines()
+    for row in map(str.split, lines[3:-2]):
+        for cell, least in zip(row[6:], (1, 2, 100, 1000, 1), strict=True):  # mean, p50 ... max
+            assert cell.endswith("*") == (int(row[3]) < least)
+    assert lines[-1] == "d2c in microseconds; * the slowest of too few requests"
+
+
 def test_terminal_gets_what_fits(traces: Path) -> None:
     summary = summarize(SOURCES, workers=0)
     whole = "".join(summary.text()).splitlines()

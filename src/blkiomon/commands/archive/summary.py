@@ -11,6 +11,7 @@ from typing import Any
 
 from blkiomon.commands.archive.results import Result
 from blkiomon.commands.archive.traces import Failure
+from blkiomon.commands.table import MARK, is_supported
 from blkiomon.console import how_many, printable
 from blkiomon.engine.constants import OPS
 from blkiomon.engine.snapshot import Snapshot
@@ -169,7 +170,8 @@ class Summary:
                 yield lines.cut(f"{name:<{lines.width}}  INCOMPLETE: {in_words(host.incomplete)}")
             for group in host.groups:
                 yield lines.line(name, group)
-        yield "\nd2c in microseconds\n"
+        few = f"; {MARK} the slowest of too few requests" * lines.has_marks
+        yield "\n" + lines.cut(f"d2c in microseconds{few}")
 
 
 def _p99_ns(host: Host) -> int:
@@ -192,7 +194,8 @@ def _figures(group: Group) -> dict[str, Any]:
 
 
 _WIDTHS = {"device": -9, "op": -12, "requests": 12, "errors": 7, "MB": 12}
-_TIMES = ("mean", "p50", "p99", "p99.9", "max")
+_PERCENTS = {"p50": 50, "p99": 99, "p99.9": 99.9}
+_TIMES = ("mean", *_PERCENTS, "max")
 _WITHOUT = ("requeues", "MB", "mean", "p99.9", "p50", "errors", "max")
 """The columns that a narrow terminal does not get, the first ones first."""
 
@@ -204,10 +207,14 @@ class _Lines:
         width: of the names of hosts.
         columns: of the terminal; None for any number.
         has_requeues: whether there is a column for them.
+
+    Attributes:
+        has_marks: a line has a percentile of too few requests.
     """
 
     def __init__(self, width: int, columns: int | None, has_requeues: bool) -> None:
         self.width = width
+        self.has_marks = False
         self._columns = columns
         self._shown = [*_WIDTHS, *_TIMES, *(["requeues"] if has_requeues else [])]
         for name in _WITHOUT:
@@ -219,7 +226,7 @@ class _Lines:
 
     def line(self, host: str, group: Group) -> str:
         d2c = group.d2c_ns
-        times = (d2c.mean, *map(d2c.percentile, (50, 99, 99.9)), d2c.max)
+        times = (d2c.mean, *map(d2c.percentile, _PERCENTS.values()), d2c.max)
         cells = {
             "device": "all" if group.device is None else device_text(group.device),
             "op": group.op or "all",
@@ -230,13 +237,20 @@ class _Lines:
         }
         for name, ns in zip(_TIMES, times, strict=True):
             cells[name] = "-" if ns is None else f"{ns / 1e3:.1f}"
+            percent = _PERCENTS.get(name)
+            if ns is not None and percent and not is_supported(group.requests, percent):
+                cells[name] += MARK
+                self.has_marks |= name in self._shown
         return self._line(host, cells)
 
     def _line(self, host: str, cells: dict[str, str]) -> str:
         text = f"{host:<{self.width}} "
         for name in self._shown:
             width = _WIDTHS.get(name, 11)
-            text += f" {cells[name]:<{-width}}" if width < 0 else f" {cells[name]:>{width}}"
+            cell = cells[name]
+            if name in _PERCENTS and not cell.endswith(MARK):
+                cell += " "
+            text += f" {cell:<{-width}}" if width < 0 else f" {cell:>{width}}"
         return text.rstrip() + "\n"
 
     def cut(self, text: str) -> str:
