@@ -20,10 +20,12 @@ from test_views import ARRAYS, HOST, S, number
 
 from blkiomon.commands import run, views
 from blkiomon.commands.config import Config
+from blkiomon.commands.options import UsageError
 from blkiomon.commands.report.findings import findings
 from blkiomon.commands.san.changes import changes
 from blkiomon.commands.san.checks import of_run
 from blkiomon.commands.san.tracker import Tracker
+from blkiomon.commands.views import device_numbers
 from blkiomon.console import EXIT_INPUT, EXIT_USAGE
 from blkiomon.interval.departures import departure, percentile_limits, share_limits
 from blkiomon.interval.distribution import Distribution
@@ -655,3 +657,32 @@ def test_device_that_came_after_the_topology_has_its_name_on_this_host(
     outputs.close()
     devices = json.loads((tmp_path / "json").read_text())["devices"]
     assert {d["device"]: d["name"] for d in devices} == {"8:0": "sda", "65:144": name}
+
+
+@pytest.mark.parametrize("name", ["sdb", "/dev/sdb", "mpatha", "dm-0", "/dev/mapper/mpatha"])
+@pytest.mark.parametrize("command", ["summary", "stat", "-I 60 --csv -"])
+def test_devices_are_selected_by_their_names_on_the_traced_host(command: str, name: str) -> None:
+    number = "8:16" if "sdb" in name else "254:0"
+    named, numbered = (
+        runner.succeed(*command.split(), "--device", device, SLOW_PATH) for device in (name, number)
+    )
+    assert named == numbered
+
+
+def test_names_of_this_host_select_nothing_on_another_whose_names_are_known() -> None:
+    said = "--device: the traced host has no block device 'sdz'; `blkiomon topology TRACE`"
+    for command in ("summary", "stat", "report", "-I 60 --csv -"):
+        done = runner.call(*command.split(), "--device", "sdz", SLOW_PATH)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.decode().startswith(f"blkiomon: {said}")
+
+
+def test_name_that_means_different_devices_of_two_hosts_is_refused(tmp_path: Path) -> None:
+    saved = SLOW_PATH.with_name("iscsi-slow-path.topology.json").read_text()
+    (tmp_path / "a.topology.json").write_text(saved)
+    (tmp_path / "b.topology.json").write_text(saved.replace('"8:16"', '"8:32"'))
+    names = [str(tmp_path / name) for name in "ab"]
+    assert device_numbers(["sda"], None, names) == (8 << 20,)
+    with pytest.raises(UsageError, match="sdb has different numbers in these traces"):
+        device_numbers(["sdb"], None, names)
+    assert device_numbers(["sdb"], f"{names[1]}.topology.json", names) == (8 << 20 | 32,)

@@ -45,7 +45,7 @@ from blkiomon.commands.options import (
     whole,
 )
 from blkiomon.commands.privileges import PrivilegeError, User, find_user
-from blkiomon.commands.views import BY, TOPOLOGY
+from blkiomon.commands.views import BY, TOPOLOGY, device_numbers
 from blkiomon.console import (
     EXIT_FAILURE,
     EXIT_INPUT,
@@ -475,7 +475,9 @@ def parse(arguments: Sequence[str]) -> Config | str:
         queue="queue" in given,
         clock=values["clock"],
         selection=Selection(
-            values["device"], values["op"], Period.between(values["from"], values["to"])
+            device_numbers(values["device"], values["topology"], () if trace else files),
+            values["op"],
+            Period.between(values["from"], values["to"]),
         ),
         outputs=outputs,
         is_original=_are_original(given, files),

@@ -24,6 +24,7 @@ from blkiomon.commands.options import (
     UsageError,
 )
 from blkiomon.commands.parsing import parsed
+from blkiomon.commands.views import device_numbers
 from blkiomon.console import EXIT_INPUT, EXIT_OUTPUT, complain, printed
 from blkiomon.engine import layout
 from blkiomon.errors import SourceError, StatsError
@@ -64,7 +65,7 @@ def main(given: Namespace) -> int:
     rest = given.operands
     if len(rest) != 1 or not rest[0] or "\0" in rest[0]:
         raise UsageError("decode takes one file, or - for standard input")
-    selected = _Selected(given.device, Period.of(given))
+    selected = _Selected(device_numbers(given.device), Period.of(given))
     chosen = [kind for kind in _RENDERERS if getattr(given, kind)]
     if len(chosen) > 1:
         raise UsageError("decode prints one of text, JSON and CSV")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from blkiomon.commands.options import Selection, UsageError, captured
+from blkiomon.commands.options import UsageError, captured
+from blkiomon.commands.views import selected
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number, with_relatives
@@ -135,7 +136,7 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
         "queue": given.queue,
         "by": given.by,
         "topology": given.topology,
-        "selection": Selection.of(given),
+        "selection": selected(given, files),
     }
 
 

@@ -280,14 +280,11 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and "_" not in text
 
 
-def device(name: str, text: str) -> int:
-    """A block device as ``major << 20 | minor``. A Reader."""
-    from blkiomon.interval.devices import number_of  # imports numpy
-
-    try:
-        return number_of(text)
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from None
+def _device(name: str, text: str) -> str:
+    """A block device, see ``views.device_numbers``. A Reader."""
+    if not text or "\0" in text:
+        raise UsageError(f"{name} takes a device")
+    return text
 
 
 def captured(name: str, text: str) -> str:
@@ -402,14 +399,19 @@ class Selection(NamedTuple):
     period: Period = Period()
 
     @classmethod
-    def of(cls, given: Any) -> Selection:
-        """What the options ``SELECTION`` select. Raises UsageError: the period is impossible."""
+    def of(cls, given: Any, devices: tuple[int, ...]) -> Selection:
+        """What the options ``SELECTION`` select. Raises UsageError: the period is impossible.
+
+        Args:
+            given: the options.
+            devices: the numbers of the devices.
+        """
         ops: tuple[str, ...] = ()
         if given.op:
             from blkiomon.interval.operations import checked  # imports numpy
 
             ops = checked(given.op)
-        return cls(tuple(sorted(set(given.device))), ops, Period.of(given))
+        return cls(tuple(sorted(devices)), ops, Period.of(given))
 
     def only(self, numbers: Iterable[int]) -> list[int]:
         """Those of these devices that count."""
@@ -436,7 +438,7 @@ MOST_NAMED = 20
 DEVICE = Option(
     "--device=DEVICE",
     "only this device: sdb, /dev/sdb or 8:16 (repeatable)",
-    read=device,
+    read=_device,
     is_repeatable=True,
 )
 OP = Option(

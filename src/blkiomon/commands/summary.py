@@ -21,7 +21,6 @@ from blkiomon.commands.options import (
     SELECTION,
     Command,
     Option,
-    Selection,
     UsageError,
     limits,
 )
@@ -33,6 +32,7 @@ from blkiomon.commands.views import (
     Entry,
     find_topology,
     left_out_text,
+    selected,
     view_columns,
     view_of,
     view_rows,
@@ -96,8 +96,8 @@ MOST_DEVICES = 20
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon summary`` with these options; returns the exit status."""
-    selected = Selection.of(given)
     require_traces(given.operands)
+    wanted = selected(given, given.operands)
     if "-" in given.operands and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
     from blkiomon.commands.report.collect import collect
@@ -105,7 +105,7 @@ def main(given: Namespace) -> int:
 
     topology = find_topology(given.by, given.topology, given.operands)
     with _first_interrupt_ignored():
-        found = collect(given.operands, **selected._asdict(), patterns=False, **limits(given))
+        found = collect(given.operands, **wanted._asdict(), patterns=False, **limits(given))
     for note in found.notes:
         complain(note)
     columns = shutil.get_terminal_size().columns

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from blkiomon.commands.options import Option, no_stream, one_of
+from blkiomon.commands.options import Option, Selection, UsageError, no_stream, one_of
 from blkiomon.console import complain, printable
 from blkiomon.errors import SourceError
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from blkiomon.commands.table import Column, DeviceFigures
     from blkiomon.interval.value import Interval
     from blkiomon.interval.views import LeftOut, View
@@ -97,6 +99,84 @@ def _saved_beside(traces: Sequence[str]) -> str | None:
             if name != "-" and Path(beside := topology_beside(name)).is_file():
                 return beside
     return None
+
+
+def selected(given: Namespace, traces: Sequence[str]) -> Selection:
+    """What the options ``SELECTION`` select of these traces; none: of this host's devices.
+
+    Raises:
+        UsageError: there is no such device, or the period is impossible.
+    """
+    return Selection.of(given, device_numbers(given.device, given.topology, traces))
+
+
+def device_numbers(
+    texts: Sequence[str], topology: str | None = None, traces: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """The numbers of devices that ``--device`` names.
+
+    A name is one of the traced host if its topology is known, otherwise one of this host.
+
+    Args:
+        texts: as the user wrote them.
+        topology: what ``--topology`` names.
+        traces: as the user named them; none: devices are those of this host.
+
+    Raises:
+        UsageError: there is no such device, or it has different numbers in the traces.
+    """
+    if not texts:
+        return ()
+    from blkiomon.interval.devices import number_of, parsed  # imports numpy
+
+    known: list[dict[str, int]] | None = None
+    numbers = []
+    for text in texts:
+        try:
+            number = parsed(text.replace(",", ":"))
+            if number is None and traces:
+                known = _known_devices(topology, traces) if known is None else known
+                number = _number_in(known, text)
+            numbers.append(number_of(text) if number is None else number)
+        except ValueError as error:
+            raise UsageError(f"--device: {error}") from None
+    return tuple(dict.fromkeys(numbers))
+
+
+def _known_devices(topology: str | None, traces: Sequence[str]) -> list[dict[str, int]]:
+    """The devices of each traced host whose topology can be read: numbers by name."""
+    from blkiomon.commands.topology import load
+
+    files = [_saved_beside([name]) for name in traces] if topology is None else [topology]
+    known = []
+    for file in dict.fromkeys(filter(None, files)):
+        with contextlib.suppress(SourceError):  # find_topology complains
+            devices = load(file).devices
+            numbers = {d.name: d.number for d in devices if d.number is not None}
+            known.append(
+                numbers | {d.alias: d.number for d in devices if d.alias and d.number is not None}
+            )
+    return known
+
+
+def _number_in(known: Sequence[Mapping[str, int]], text: str) -> int | None:
+    """The number of a device on the traced hosts; None if nothing is known of them.
+
+    Raises:
+        ValueError: they have no such device, or it has different numbers.
+    """
+    if not known:
+        return None
+    name = text.removeprefix("/dev/").removeprefix("mapper/")
+    found = {devices[name] for devices in known if name in devices}
+    if not found:
+        raise ValueError(
+            f"the traced host has no block device {text!r}; `blkiomon topology TRACE` prints those "
+            "that it has"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{text} has different numbers in these traces: name it by its number")
+    return found.pop()
 
 
 def view_of(topology: Topology | None, by: str) -> View | None:

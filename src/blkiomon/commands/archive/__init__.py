@@ -29,6 +29,7 @@ from blkiomon.commands.options import (
     whole,
 )
 from blkiomon.commands.parsing import parsed
+from blkiomon.commands.views import device_numbers
 from blkiomon.console import (
     EXIT_INPUT,
     EXIT_OK,
@@ -161,7 +162,7 @@ COMMAND = Command(
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon archive`` with these options; returns the exit status."""
-    tls, selected = _tls(given), Selection.of(given)
+    tls, selected = _tls(given), Selection.of(given, device_numbers(given.device))
     names, scheduler = given.operands, given.scheduler
     if given.workers is not None and scheduler is not None:
         raise UsageError("--workers and --scheduler exclude each other: a scheduler has its own")

@@ -27,7 +27,7 @@ from blkiomon.commands.options import (
     path,
 )
 from blkiomon.commands.parsing import parsed
-from blkiomon.commands.views import BY, DEVICE, TOPOLOGY, find_topology, view_of
+from blkiomon.commands.views import BY, DEVICE, TOPOLOGY, find_topology, selected, view_of
 from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 
 OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
@@ -93,9 +93,10 @@ SUFFIXES = "-o takes a name that ends in .html, .png, .svg or .pdf"
 @parsed(COMMAND)
 def main(given: Namespace) -> int:
     """Run ``blkiomon report`` with these options; returns the exit status."""
-    names, selected = given.operands, Selection.of(given)
+    names = given.operands
     require_traces(names)
-    output = given.output or page_name(names[0], selected, given.by)
+    wanted = selected(given, names)
+    output = given.output or page_name(names[0], wanted, given.by)
     suffix = Path(output).suffix.lower()
     if suffix not in (*PAGES, *PICTURES):
         raise UsageError(f"{output}: {SUFFIXES}")
@@ -115,7 +116,7 @@ def main(given: Namespace) -> int:
     )
     topology = find_topology(given.by, given.topology, names)
     view = view_of(topology, given.by)
-    found = collect(names, **selected._asdict(), view=view, **limits(given))
+    found = collect(names, **wanted._asdict(), view=view, **limits(given))
     found = found.of_host(topology)
     title = given.title or f"Block I/O of {', '.join(Path(n).name for n in found.names[:3])}"
     if suffix in PICTURES:
@@ -137,14 +138,14 @@ def main(given: Namespace) -> int:
     return EXIT_OK
 
 
-def page_name(trace: str, selected: Selection = ALL_REQUESTS, by: str = DEVICE) -> str:
+def page_name(trace: str, selection: Selection = ALL_REQUESTS, by: str = DEVICE) -> str:
     """The name of the page of a trace: ``run1.html`` for ``results/run1.blktrace.0``.
 
     The page of a selection has its text in the name, such as ``run1-8.16-read.html``.
     """
     name = re.sub(r"\.(gz|xz|zst|zstd)$", "", Path(trace).name)
     name = re.sub(r"\.(blktrace(\.\d+)?|bin|dat|json|jsonl|trace)$", "", name)
-    of = [selected.text, f"by {by}" if by != DEVICE else ""]
+    of = [selection.text, f"by {by}" if by != DEVICE else ""]
     only = re.sub(r"[^\w.]+", "-", " ".join(of).strip()[:MOST_OF_SCOPE].replace(":", "."))
     return "-".join(filter(None, (name.strip("-.") or "report", only.strip("-.")))) + ".html"
 

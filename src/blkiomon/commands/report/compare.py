@@ -16,7 +16,6 @@ from blkiomon.commands.options import (
     SELECTION,
     Command,
     Option,
-    Selection,
     UsageError,
     limits,
     one_of,
@@ -32,7 +31,7 @@ from blkiomon.commands.report import (
     TITLE,
     note_written,
 )
-from blkiomon.commands.views import BY, TOPOLOGY, find_topology
+from blkiomon.commands.views import BY, TOPOLOGY, find_topology, selected
 from blkiomon.console import EXIT_FAILURE, EXIT_INPUT, EXIT_OK, complain, printed
 from blkiomon.sources.trace_sets import input_files
 
@@ -131,15 +130,15 @@ def main(given: Namespace) -> int:
     policy = None if given.output is None else _check_output(given, sides)
     for letter, side in zip("AB", sides):
         _refuse_repeated(letter, side)
-    selected = Selection.of(given)
+    selection = selected(given, [name for side in sides for name in side])
     found = comparison.compare_runs(
         sides,
         [rule.metric for rule in wanted if rule.metric != "errors"],
         by=given.by,
-        ops=selected.ops,
+        ops=selection.ops,
         topology_of=lambda name: find_topology(given.by, given.topology, [name]),
-        devices=selected.devices,
-        period=selected.period,
+        devices=selection.devices,
+        period=selection.period,
         **limits(given),
         n_runs=sum(map(len, sides)),
     )
