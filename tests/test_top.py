@@ -600,6 +600,7 @@ def test_filter_keeps_names_that_contain_it() -> None:
     assert order(shown) == ["dm-3"] and shown[-1].startswith("/Dm_")
     assert look.after("enter").filter == "Dm"
     assert order(frame(interval(BUSY), look=look.after("enter").after("esc"))) == ["sdb", "dm-3"]
+    assert "/Dm (Esc: all)" in frame(interval(BUSY), look=Look(filter="Dm"))[-1]
     shown = frame(interval(BUSY), look=Look(filter="x"))
     assert any("no name contains x" in line for line in shown)
 

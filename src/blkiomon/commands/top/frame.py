@@ -184,7 +184,10 @@ def _footer(look: Look, about: About) -> Line:
     if look.detail is not None:
         return [("q quit  h help  Esc back  w whole run  p pause", REVERSE)]
     has_tree = about.views.topology is not None
-    return [(FOOTER if has_tree else FOOTER.replace("t tree  ", ""), REVERSE)]
+    text = FOOTER if has_tree else FOOTER.replace("t tree  ", "")
+    if look.filter:
+        text = text.replace("/ filter", f"/{printable(look.filter)} (Esc: all)")
+    return [(text, REVERSE)]
 
 
 # --- above the table ------------------------------------------------------------------------------
