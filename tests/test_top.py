@@ -471,6 +471,12 @@ def test_tree_of_arrays_opens_down_to_the_paths_worst_first() -> None:
     assert total[1:3] == ["2", "arrays"] and total[4] == "80"
 
 
+def test_disks_without_an_array_are_not_counted_as_arrays() -> None:
+    shown = san_frame("array", load("8:0", 20, 1), load("8:80", 20, 9), look=Look(by="array"))
+    total = next(line for line in shown if line[1:].startswith("all")).split()
+    assert total[1:3] == ["2", "rows"]
+
+
 def test_branches_open_and_close_at_the_selected_row() -> None:
     parts = load("8:0", 20, 9), load("8:64", 20, 2)
     tracker = Tracker(HOST, "device")

@@ -489,6 +489,8 @@ class Rows:
             left_out = figures.at.keys() - self._of_luns.groups.keys()
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
+        if look.by in TREES and any((level, n) not in self._children for n in figures.numbers):
+            word = "rows"  # some are disks of this host
         count = f"{self._n_roots} {word}" if self._n_roots < 1000 else f"{self._n_roots}"
         worst_ns = int(figures.worst_ns.max(initial=0))
         return self._made("all", count, group, worst_ns, places)
