@@ -244,3 +244,14 @@ def test_unknown_name_is_refused(here: Path) -> None:
     with pytest.raises(SourceError, match=r"cannot open nothing: .* no such block device"):
         config_of("nothing")
     assert runner.call("stat", "nothing").returncode == EXIT_INPUT
+
+
+def test_resync_skips_damage_and_shows_what_follows(tmp_path: Path) -> None:
+    phases = goldenfiles.TRACES / "loop-phases-dc.bin"
+    data = phases.read_bytes()
+    (tmp_path / "t").write_bytes(data[: 48 * 10_000] + b"garbage" * 100 + data[48 * 10_000 :])
+    shown = runner.call("stat", "--resync", "4", tmp_path / "t")
+    assert shown.returncode == 0
+    figures = [line.split()[1:] for line in shown.stdout.decode().splitlines() if "7:1" in line]
+    whole = runner.succeed("stat", "4", phases).decode()
+    assert figures == [line.split()[1:] for line in whole.splitlines() if "7:1" in line]

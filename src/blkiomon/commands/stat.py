@@ -16,14 +16,14 @@ from blkiomon.commands.config import Config
 from blkiomon.commands.options import (
     FILE,
     HELP,
-    MAX_AGE,
-    MAX_PENDING,
+    LIMITS,
     NAMES,
     QUEUE_TIMES,
     SELECTION,
     Command,
     Option,
     UsageError,
+    limits,
     seconds,
 )
 from blkiomon.commands.parsing import parsed
@@ -64,8 +64,7 @@ COMMAND = Command(
         NAMES,
         BY,
         TOPOLOGY,
-        MAX_PENDING,
-        MAX_AGE,
+        *LIMITS,
         HELP,
     ),
     """
@@ -130,8 +129,7 @@ def _config(given: Namespace) -> Config:
         **watched(given, names, "stat"),
         interval_s=interval_s,
         most_intervals=count,
-        max_pending=given.max_pending,
-        max_age_s=given.max_age,
+        **limits(given),
         outputs=OutputSettings({"json": "-"} if given.json else {}, names=given.names),
     )
 
