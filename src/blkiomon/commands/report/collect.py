@@ -489,7 +489,10 @@ def _of_stats(
     from blkiomon.commands.report import stats_input  # slow to import
 
     structs, broken = stats_input.read_structs(names, selected.devices)
-    notes = ["Files of -b hold no percentiles, no counts of lost events, only reads and writes."]
+    notes = [
+        "Files of -b hold no percentiles and no counts of lost events, only reads and writes, and "
+        "times in whole seconds: rates of a short run may be some percent off."
+    ]
     if odd := int(structs["bidir"].sum()):
         neither = "neither read nor write"
         one, several = f"request was {neither}: it is", f"requests were {neither}: they are"
