@@ -148,6 +148,7 @@ def test_file_of_the_b_option_has_no_percentiles(tmp_path: Path) -> None:
     result = runner.call(tmp_path / "stats")
     assert (result.returncode, b"hold no percentiles" in result.stderr) == (0, True)
     rows = table_of(result.stdout.decode().splitlines())
+    assert all("err" not in row for row in rows), "such a file does not say which requests failed"
     assert {row["p99"] for row in rows} == {"–"} and {row["in_flight"] for row in rows} == {"–"}
     assert sum(int(r["requests"].replace(",", "")) for r in rows if r["op"] == "all") > 40_000
 

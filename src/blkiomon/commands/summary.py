@@ -194,6 +194,7 @@ class _Summary:
 
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table
+        from blkiomon.commands.report.collected import STATS
 
         given, view = self._given, self._view
         devices = table.worst_first(table.by_device(self._shown.groups()))
@@ -214,6 +215,8 @@ class _Summary:
         if not any(row.about for row in rows):
             shown.pop()
         shown += [table.OP_COLUMN, table.REQUESTS_COLUMN, *table.FIGURE_COLUMNS]
+        if self._found.kind == STATS:  # which hold no errors
+            shown.pop()
         if any(row.group is not None and row.group.requeues for row in rows):
             shown.append(table.REQUEUES_COLUMN)
         made = table.Table(shown, columns)
