@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,8 @@ class Row(NamedTuple):
     target_ns: float | None = None
     """On a processor of 4.1 GHz. None: 1.5 times the first row."""
     max_pending: int = 1 << 22
-    keep_slow: bool = False
+    options: Mapping[str, Any] = {}
+    """Other arguments of ``Engine``."""
 
 
 def feed(engine: Engine, data: memoryview) -> int:
@@ -106,13 +107,18 @@ def rows(requests: int) -> list[Row]:
         Row("the first, a payload each tenth", lambda: streams.with_payloads(shallow())),
         Row("the first, 1 % lost", lambda: shallow(0.01)),
         Row("the first, 10 % lost", lambda: shallow(0.1)),
-        Row("the first, slow requests kept", shallow, keep_slow=True),
+        Row("the first, slow requests kept", shallow, options={"keep_slow": True}),
+        Row(
+            "the second, only one of the devices",
+            deep(8192, 64),
+            options={"devices": [streams.FIRST_DEVICE]},
+        ),
     ]
 
 
 def measure(site: Path, path: Path, row: Row) -> float:
     """CPU nanoseconds a record, the best of some runs, of the engine installed in a directory."""
-    options = json.dumps({"max_pending": row.max_pending, "keep_slow": row.keep_slow})
+    options = json.dumps({"max_pending": row.max_pending, **row.options})
     run = [sys.executable, "-P", "-c", RUN, str(site), str(path), options, str(RUNS)]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 

@@ -153,6 +153,9 @@ cdef inline void prepare_records(
             is_counted = True
             if unlikely(any_special or device == NO_DEVICE):
                 is_counted = filter_record(s, b, i, device)
+                if not is_counted and b.category[i] == 0:
+                    a.is_other = True
+                    continue
             a.is_other = slowly | (plainness_of(b.category[i], r) != 0)
         if plainly or is_counted:
             check_sequence(s, r, &sequences[r.cpu & cpu_mask])
@@ -542,6 +545,8 @@ cdef inline void pair_records(
         action = r.action
         if not plainly:
             if unlikely(a.is_other):
+                if b.category[r - b.records] == 0:      # filtered out
+                    continue
                 add_tally(s, load, &t, of_one_device)
                 done = pair_other(s, b, <int> (r - b.records), a, done)
                 one_left = 1 - <int32_t> load.now[IN_ALL]
