@@ -21,8 +21,8 @@ cdef enum DecodeEnd:                            # why a run of records ended
 
 cdef enum:
     BATCH = 96                                  # records decoded, then paired, at a time
-    # Records prepared, prefetched, then paired. A processor waits for two or three dozen cache lines
-    # at once: more prefetches would only queue.
+    # Records prepared, prefetched, then paired. A processor waits for two or three dozen cache
+    # lines at once: more prefetches would only queue.
     STEP = 32
     RUN = 32                                    # records checked at a time
     AHEAD = 8192                                # prefetch distance in bytes: more than a batch
