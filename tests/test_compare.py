@@ -751,6 +751,28 @@ def test_more_failed_requests_contradict_lower_latencies() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [((4096, 8192), "mean sizes differ: read 4.10 kB in A, 8.19 kB in B; "), ((4096, 4096), "")],
+)
+def test_verdict_names_other_sizes(
+    sizes: tuple[int, int], expected: str, tmp_path: Path, capfd: Capture
+) -> None:
+    sides = [tmp_path / side for side in "ab"]
+    for side, size in zip(sides, sizes):
+        records = tw.encode(
+            record
+            for i in range(40)
+            for record in (
+                tw.issue(10**9 + 10**6 * i, 8 * i, size, tw.READ, 8 << 20),
+                tw.complete(10**9 + 10**6 * i + 10**5, 8 * i, size, tw.READ, 8 << 20),
+            )
+        )
+        side.write_bytes(records)
+    verdict = json.loads(printed(capfd, *sides, "--json")[0])["verdict"]
+    assert verdict.startswith(expected + ("1 row" if expected else "no difference"))
+
+
 def test_share_of_failed_requests_decides() -> None:
     longer = replace(with_errors((30, 300), ("p50", -0.1, 0.1)), requests=(100, 1000))
     assert (longer.errors_verdict, longer.verdict) == ("", NO_DIFFERENCE)

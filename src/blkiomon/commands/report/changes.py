@@ -144,6 +144,16 @@ class DeviceChanges:
         return "" if a and b else ONLY_IN_A if a else ONLY_IN_B
 
     @property
+    def mean_bytes(self) -> tuple[float, float] | None:
+        """The mean sizes of the requests of A and B; None if a side has no data."""
+        of = {change.metric: (change.a, change.b) for change in self.changes}
+        rates = [*of.get("bandwidth", ()), *of.get("iops", ())]
+        match [rate for rate in rates if rate]:
+            case [a_bytes, b_bytes, a_requests, b_requests]:
+                return a_bytes / a_requests, b_bytes / b_requests
+        return None
+
+    @property
     def shown(self) -> list[Change]:
         """The changes that are certain, the largest first."""
         certain = [c for c in self.changes if c.verdict in ("better", "worse")]

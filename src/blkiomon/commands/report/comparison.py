@@ -32,12 +32,15 @@ from blkiomon.commands.views import view_of
 from blkiomon.console import how_many, printable
 from blkiomon.errors import ReportError
 from blkiomon.formats.json_codec import incomplete_list
-from blkiomon.formats.units import NONE, op_text
+from blkiomon.formats.units import NONE, bytes_text, op_text
 from blkiomon.interval.incomplete import Incomplete, in_words
 from blkiomon.sources.topology import Topology
 
 NAMES = {"iops": "IOPS"}
 """Metrics whose name in a table differs from that in a rule."""
+
+SAME_SIZE = 1.1
+"""Mean sizes of requests up to this ratio are not reported as different."""
 
 ROWS_SHOWN = 20
 """Changed rows of the text."""
@@ -126,14 +129,17 @@ class Comparison:
 
     def failed(self) -> tuple[int, int]:
         """Requests that failed in A and in B, each counted once."""
-        rows = [row for row in self.rows if row.numbers == (None, None)] or self.rows
-        rows = [row for row in rows if row.op is None] or rows
+        rows = [row for row in self._of_all() if row.op is None] or self._of_all()
         a, b = zip(*(row.errors for row in rows))
         return sum(a), sum(b)
 
+    def _of_all(self) -> Sequence[DeviceChanges]:
+        """The rows of all devices together, or of the only one."""
+        return [row for row in self.rows if row.numbers == (None, None)] or self.rows
+
     def verdict(self) -> str:
         """What changed, in one line; failed requests come first."""
-        parts = [*self._failures(), *self._counted(), *self._of_one_side()]
+        parts = [*self._failures(), *self._other_sizes(), *self._counted(), *self._of_one_side()]
         changes = [(row, row.shown[0]) for row in self.rows if row.shown]
         if changes:
             row, _ = max(changes, key=lambda found: found[1].least)
@@ -148,6 +154,16 @@ class Comparison:
             return []
         failed = how_many(more, "request", "requests", ",")
         return [f"{failed} failed in {side}, {f'{fewer:,}' if fewer else 'none'} in {other}"]
+
+    def _other_sizes(self) -> list[str]:
+        """Such as ``mean sizes differ: read 4.10 kB in A, 8.19 kB in B``: that is another load."""
+        sizes = [(row.op, *row.mean_bytes) for row in self._of_all() if row.op and row.mean_bytes]
+        differ = [
+            f"{op_text(op)} {bytes_text(a)} in A, {bytes_text(b)} in B"
+            for op, a, b in sizes
+            if max(a, b) > SAME_SIZE * min(a, b)
+        ]
+        return [f"mean sizes differ: {' and '.join(differ)}"] if differ else []
 
     def _counted(self) -> list[str]:
         """How many rows have which verdict."""
