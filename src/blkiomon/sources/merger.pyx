@@ -45,6 +45,7 @@ cdef struct Head:                               # a file's next record
     const uint8_t *at                           # complete, unless the file is Merge.dry
     const uint8_t *end                          # of the bytes read into the window
     size_t length                               # of the record; HELD: count Window.missing first
+    uint64_t next_ns                            # time of the next record, if it is in the window
 
 cdef struct Missing:                            # read, but not counted yet
     uint64_t lost_events
@@ -98,48 +99,61 @@ cdef inline uint128_t key_of(uint64_t time_ns, size_t file) noexcept nogil:
     return <uint128_t> time_ns << 64 | file
 
 
-cdef inline void replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
+cdef inline uint128_t replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
     """Replace the winner, a file's old key, by its new key, and play the matches on its way up.
 
-    tree[0] is the winner; tree[i] is the loser of the match between nodes 2i and 2i+1. The leaves
-    are nodes `leaves` to 2 * leaves - 1.
+    Returns the new winner, which belongs into tree[0]. tree[i] is the loser of the match between
+    nodes 2i and 2i+1. The leaves are nodes `leaves` to 2 * leaves - 1.
     """
     cdef size_t node = (m.leaves + file) >> 1
     while node:
         put_in_order(&key, &m.tree[node])
         node >>= 1
-    m.tree[0] = key
+    return key
+
+
+cdef inline uint64_t time_at(const uint8_t *record, bint swap) noexcept nogil:
+    """The time of a record, which is at the same offset in both versions."""
+    cdef uint64_t time_ns = (<const TraceV7 *> record).time
+    return swap64(time_ns) if swap else time_ns
 
 
 cdef inline bint read_head(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
-    """Whether there is a complete record at h.at; if so, sets its length and time."""
+    """Whether there is a complete record at h.at; if so, sets its length, *time_ns and next_ns."""
     cdef size_t left = h.end - h.at
     if unlikely(left < HEADER_V7):
         return False
     h.length = record_length(h.at, left, swap, time_ns)
-    return h.length != 0 and left >= h.length
+    if unlikely(h.length == 0 or left < h.length):
+        return False
+    h.next_ns = time_at(h.at + h.length, swap)
+    return True
 
 
 cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexcept nogil:
-    """Add to a record's time, which is at the same offset in both versions."""
-    cdef TraceV7 *v7 = <TraceV7 *> record
-    v7.time = swap64(swap64(v7.time) + shift_ns) if swap else v7.time + shift_ns
+    cdef uint64_t time_ns = time_at(record, swap) + shift_ns
+    (<TraceV7 *> record).time = swap64(time_ns) if swap else time_ns
 
 
 cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
-    """Copy records to the output. `swap` and `shifts` are constants at every call."""
+    """Copy records to the output. `swap` and `shifts` are constants at every call.
+
+    Each round depends on the winner of the round before. That chain is short, as the key of a
+    file's next record is known when the file wins; read_head() can check the record meanwhile.
+    """
     cdef:
         uint8_t *out = m.out + m.n_out
         uint8_t *out_end = m.out + m.room
         size_t file
-        uint64_t time_ns = 0
+        uint64_t time_ns, checked_ns
+        uint128_t winner = m.tree[0]
         Head *h
         Stop stop
     while True:
-        if unlikely(m.tree[0] == ENDED):
+        if unlikely(winner == ENDED):
             stop = STOP_END
             break
-        file = <size_t> <uint64_t> m.tree[0]
+        file = <size_t> <uint64_t> winner
         h = &m.heads[file]
         if unlikely(<size_t> (out_end - out) < h.length):
             stop = STOP_FULL
@@ -151,14 +165,16 @@ cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
             shift_time(out, swap, m.shifts[file])
         out += h.length
         h.at += h.length
+        time_ns = h.next_ns
         prefetch_input(h.at + AHEAD)
-        if unlikely(not read_head(h, swap, &time_ns)):
+        if unlikely(not read_head(h, swap, &checked_ns)):
             m.dry = <Py_ssize_t> file
             stop = STOP_DRY
             break
         if shifts:
             time_ns += m.shifts[file]
-        replay(m, file, key_of(time_ns, file))
+        winner = replay(m, file, key_of(time_ns, file))
+    m.tree[0] = winner
     m.n_out = out - m.out
     return stop
 
@@ -238,7 +254,7 @@ cdef class Merger:
             self.windows[i] = Window(
                 begin + i * stride, window_bytes, 0, False, False, False, 0, Missing(0, 0)
             )
-            self.m.heads[i] = Head(self.windows[i].begin, self.windows[i].begin, 0)
+            self.m.heads[i] = Head(self.windows[i].begin, self.windows[i].begin, 0, 0)
         self.m.dry = -1
         self.m.room = output_bytes
         array = np.zeros(output_bytes + CHUNK, dtype=np.uint8)
@@ -398,7 +414,7 @@ cdef class Merger:
             if i < <size_t> self.n_files:
                 self._next_record(i)
             else:
-                replay(&self.m, i, ENDED)
+                self.m.tree[0] = replay(&self.m, i, ENDED)
         self.started = True
         return 0
 
@@ -419,7 +435,7 @@ cdef class Merger:
             if self.swap >= 0 and read_head(h, self.swap, &time_ns):
                 self.windows[file].has_records = True
                 self._hold(file)
-                replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
+                self.m.tree[0] = replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
                 return 0
             if left == 0:                       # padding may follow
                 self._fill(file, 1)
@@ -448,7 +464,7 @@ cdef class Merger:
             self.at_ends.lost_events += self.windows[file].missing.lost_events
             self.at_ends.skipped_bytes += self.windows[file].missing.skipped_bytes
             self.windows[file].missing = Missing(0, 0)
-            replay(&self.m, file, ENDED)
+            self.m.tree[0] = replay(&self.m, file, ENDED)
             return 0
 
     cdef bint _fill(self, size_t file, size_t need) except -1:
