@@ -367,9 +367,14 @@ def test_interrupt_while_it_starts(delay_s: float) -> None:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             time.sleep(delay_s)
             process.send_signal(signal.SIGINT)
-            _, messages = process.communicate(timeout=PATIENCE_S)
+            try:
+                _, messages = process.communicate(timeout=PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, messages = process.communicate()
+                assert "Exception ignored in" in messages  # by Python, as it starts
         # Python itself takes over a second to start here, and has no handler before.
-        if "Fatal Python error" in messages:
+        if "Fatal Python error" in messages or "Exception ignored in" in messages:
             assert delay_s < 4.0
         else:
             assert process.returncode in (0, -signal.SIGINT, 130)
