@@ -24,7 +24,6 @@ cdef enum:
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
     LARGE_TABLE = 512                           # groups of 496 bytes, slots included: 248 KiB
-    MANY_LOADS = 256                            # these outgrow the first-level cache
 
 
 cdef inline unsigned int cpu_bits(uint32_t cpus, uint64_t devices) noexcept nogil:
@@ -433,7 +432,7 @@ cdef inline void prefetch_entries(
         const Prepared *a
         uint32_t wanted
         unsigned int slots
-    if s.n_devices >= MANY_LOADS:
+    if s.n_devices >= MANY_DEVICES:
         for i in range(begin, end):
             prefetch(&s.loads[device_of(<uint32_t> b.prepared[i - begin].word)])
     if is_small(&s.pending):

@@ -357,7 +357,7 @@ cdef Bin *copy_times(
 # --- accounting -------------------------------------------------------------------------------
 
 cdef enum:
-    MANY_DEVICES = 16                           # their accounts outgrow the first-level cache
+    MANY_DEVICES = 512                          # their accounts outgrow the second-level cache
 
 
 cdef inline uint64_t quotient(uint64_t a, uint64_t b) noexcept nogil:
@@ -579,7 +579,7 @@ cdef inline const Match *account_one(
 cdef void account(State *s, Batch *b) noexcept nogil:
     """Account the requests of a batch.
 
-    If the accounts do not fit the first-level cache, each loop prefetches what the next one needs.
+    If the accounts do not fit the second-level cache, each loop prefetches what the next one needs.
     """
     cdef:
         int i
