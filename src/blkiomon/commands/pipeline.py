@@ -66,9 +66,7 @@ class Pipeline:
         self._annotate = annotate
         # Holds the first bytes back until the clock is chosen; then None.
         self._beginning = None if clock else Beginning()
-        # By the wall clock, each cut() feeds what is due.
-        is_live = clock == "trace"
-        self._sorted = SortedStream(resync=config.resync, is_live=is_live) if sorts else None
+        self._sorted = SortedStream(resync=config.resync, is_live=True) if sorts else None
         clock = clock or "wall"
         self._keeps_details = config.outputs.need("details")
         self._keeps_driver_data = config.outputs.need("driver data")
