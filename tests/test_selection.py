@@ -13,7 +13,10 @@ import pytest
 import runner
 
 import blkiomon
+from blkiomon.commands.options import Selection
+from blkiomon.commands.run import _check_selection
 from blkiomon.engine.layout import OPS
+from blkiomon.errors import SourceError
 from blkiomon.formats.json_codec import from_dict, to_dict
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Interval, merge
@@ -198,3 +201,12 @@ def test_decode_selects_structs_of_devices_and_times(tmp_path: Path) -> None:
     assert "no struct between --from and --to; their times are from 1970" in complaints_of(
         "decode", "--from", "99", stats
     )
+
+
+def test_selection_of_a_capture_needs_a_device_that_is_or_may_be_captured() -> None:
+    absent = 4095 << 20
+    _check_selection(Selection(), [], later_ones=True)
+    _check_selection(Selection((1, absent)), [1], later_ones=False)
+    _check_selection(Selection((absent,)), [], later_ones=True)
+    with pytest.raises(SourceError, match=r"none of the devices that are captured: 4095:1$"):
+        _check_selection(Selection((absent,)), [absent + 1], later_ones=False)

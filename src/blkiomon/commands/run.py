@@ -100,7 +100,8 @@ def _opened_and_run(
         from blkiomon.sources.capture import ALL, Capture  # slow to import
 
         with Capture(config.trace, complain, queue=config.queue) as capture:
-            _check_selection(config.selection, capture, can_grow=ALL in config.trace)
+            captured = capture.device_numbers
+            _check_selection(config.selection, captured, later_ones=ALL in config.trace)
             return _run(config, capture.fd, capture, numbers, open_screen)
     except (SourceError, OutputError, PrivilegeError) as error:
         complain(str(error))
@@ -109,24 +110,28 @@ def _opened_and_run(
         return EXIT_OUTPUT if isinstance(error, OutputError) else EXIT_USAGE
 
 
-def _check_selection(selection: Selection, capture: Capture, *, can_grow: bool) -> None:
-    """Check that --device selects a device of the capture.
+def _check_selection(selection: Selection, captured: Sequence[int], *, later_ones: bool) -> None:
+    """Check that --device selects a device that is captured.
 
     Args:
-        can_grow: devices that appear later are captured, too.
+        selection: what the options select.
+        captured: numbers of devices; none, if this host has no disk yet.
+        later_ones: devices that appear later are captured, too.
 
     Raises:
         SourceError: it selects none.
     """
+    if not selection.devices or selection.only(captured):
+        return
     from blkiomon.formats.units import device_text
     from blkiomon.sources.devices import device_name
 
-    numbers = capture.device_numbers
-    if selection.only(numbers) or (can_grow and None in map(device_name, selection.devices)):
+    if later_ones and None in map(device_name, selection.devices):
         return
-    names = [device_name(number) or device_text(number) for number in numbers[:MOST_NAMED]]
-    names += ["..."] * (len(numbers) > MOST_NAMED)
-    raise SourceError(f"--device selects none of the devices that are captured: {', '.join(names)}")
+    names = [device_name(number) or device_text(number) for number in captured[:MOST_NAMED]]
+    names += ["..."] * (len(captured) > MOST_NAMED)
+    known = ", ".join(names) or "this host has no disk"
+    raise SourceError(f"--device selects none of the devices that are captured: {known}")
 
 
 def _run(
