@@ -242,8 +242,8 @@ cdef class Engine:
         self._leave()
 
     cdef void _choose_functions(self, bint by_avx2) noexcept:
-        self.s.account_deferred = account_deferred_by_sse2
-        self.s.pair_batch = pair_batch_by_sse2
+        self.s.account_deferred = account_deferred_by_baseline
+        self.s.pair_batch = pair_batch_by_baseline
         if by_avx2:
             self.s.account_deferred = account_deferred_by_avx2
             self.s.pair_batch = pair_batch_by_avx2
@@ -435,9 +435,8 @@ cdef class Engine:
         if n_groups * GROUP > <uint64_t> 1 << 32:
             raise MemoryError(f"too many {name} records: a table has at most 2^32 slots")
         new.groups = <Group *> allocate(memory, f"{name} groups", n_groups * sizeof(Group))
-        # One more: pair_records() reads slot GROUP of a group before it rejects it.
         new.slots = <Pending *> allocate(
-            memory, f"{name} slots", (n_groups * GROUP + 1) * sizeof(Pending)
+            memory, f"{name} slots", n_groups * GROUP * sizeof(Pending)
         )
         t[0] = new
         with nogil:

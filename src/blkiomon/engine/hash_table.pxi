@@ -8,13 +8,13 @@
 # entries back on deletion spent half of its time on mispredicted branches.)
 #
 # The key is (sector, Pending.key). The hash is seeded at random, so that the author of a trace
-# cannot choose sectors that collide. The upper half of a hash chooses the home group; the lowest
+# cannot choose sectors that collide. The upper bits of a hash choose the home group; the lowest
 # byte is the tag. A Place has both.
 #
 # Entry points: key_of, device_of, place_of; find, reserve_slot, remove_entry, next_entry, rehash.
-# Any kernel that owns the table may call them. pair_records() has find, reserve_slot and
-# remove_entry in a form without branches, with hash_of, home_of and tag_of. No function allocates:
-# Engine grows tables between batches.
+# Any kernel that owns the table may call them. prepare_records() has place_of, and pair_records()
+# find, reserve_slot and remove_entry, in a form without branches. No function allocates: Engine
+# grows tables between batches.
 
 cdef enum:
     MOST_DEVICES = (1 << 22) - 1                # that fit in a key, without NO_DEVICE
@@ -39,7 +39,7 @@ cdef inline uint64_t hash_of(const State *s, uint64_t sector, uint32_t key) noex
 
 
 cdef inline uint32_t tags_of(uint64_t h) noexcept nogil:
-    """Four times the lowest 8 bits of a hash, or 1 instead of 0, which marks a free slot."""
+    """The tag, in each of four bytes: the lowest byte of a hash; 1 instead of 0, a free slot's."""
     return <uint8_t> ((h & 0xff) + ((h & 0xff) == 0)) * <uint32_t> 0x01010101
 
 
@@ -59,8 +59,8 @@ cdef inline Place place_of(
 
 
 cdef inline unsigned int tags_equal(const Group *group, uint32_t tags) noexcept nogil:
-    """Bit i is set where tag[i] is equal to that of Place.tags."""
-    return bytes_equal(group, all_lanes(tags)) & ((1 << GROUP) - 1)
+    """Bit i is set where tag[i] is that of Place.tags."""
+    return bytes_equal(group, all_lanes(tags)) & ALL_SLOTS
 
 
 cdef inline uint64_t next_group(const Table *t, uint64_t group) noexcept nogil:
@@ -122,7 +122,7 @@ cdef inline Pending *next_entry(const Table *t, Cursor *c) noexcept nogil:
     while c.in_use == 0:
         if c.group == t.n_groups:
             return NULL
-        c.in_use = ~tags_equal(&t.groups[c.group], 0) & ((1 << GROUP) - 1)
+        c.in_use = ~tags_equal(&t.groups[c.group], 0) & ALL_SLOTS
         c.group += 1
     slot = first_bit(c.in_use)
     c.in_use &= c.in_use - 1

@@ -16,8 +16,9 @@
 #         pair_other     a record that is not plain -> handle_other, handle_append or pair_item
 #
 # Entry points, from Engine: cpu_bits, can_be_plain, set_categories, log_records, pair;
-# pair_batch_by_sse2 and pair_batch_by_avx2, for State.pair_batch. Also store_item, replace_pending
-# and log_optional, from multi_step.pxi; set_request, from slow.pxi. Never allocates.
+# pair_batch_by_baseline and pair_batch_by_avx2, for State.pair_batch. Also store_item,
+# replace_pending and log_optional, from multi_step.pxi; set_request, from slow.pxi. Never
+# allocates.
 
 cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
@@ -457,7 +458,8 @@ cdef inline void count_busy(
 cdef struct Tally:                              # what pair_records() counts in registers
     int64_t all_more                            # growth of State.in_flight and pending.used
     int64_t all_most                            # the maximum of `all_more`
-    lanes more                                  # of one device, instead: growth of Load.now
+    # If all records are of one device, these are counted instead.
+    lanes more                                  # growth of Load.now
     lanes most                                  # the maxima of `more`
 
 
@@ -527,7 +529,7 @@ cdef inline void pair_records(
         uint64_t if_completion                  # a mask: all bits, or none
         uint32_t home, tags
         bint is_followed, is_simple
-        int32_t one_left = 1 - <int32_t> load.now[IN_ALL]   # Tally.more when one is in flight
+        int32_t one_left = 1 - <int32_t> load.now[IN_ALL]   # Tally.more if one is in flight
         lanes now
         uint64_t usual_ns = min(min(s.max_age_ns, s.slow_ns), <uint64_t> MOST_USUAL_NS)
         bint keep_ids = s.keep_ids
@@ -554,7 +556,8 @@ cdef inline void pair_records(
         word = a.word
         home = a.place.home
         tags = a.place.tags
-        is_followed = not plainly and is_to_follow(s, r)    # first, as it is better predicted
+        # Asked first, as the processor cannot predict whether this is an issue.
+        is_followed = not plainly and is_to_follow(s, r)
         if is_followed and s.follow_issues and action >> 16 & CAT_ISSUE:
             b.item.sector = r.sector
             b.item.key = <uint32_t> word
@@ -563,8 +566,8 @@ cdef inline void pair_records(
         if_completion = all_bits_if(completes)
         group = &s.pending.groups[home]
         equal = bytes_equal(group, all_lanes(tags))
-        # Of a completion, the same; of an issue, the empty slots. Then the last bit is set if no
-        # entry went on to a later group.
+        # A completion looks for its tag, an issue for an empty slot. For an issue, the last bit is
+        # set if no entry went on to a later group.
         found = bytes_equal(group, all_lanes(tags & <uint32_t> if_completion))
         is_simple = False
         if likely(found & ALL_SLOTS):
@@ -581,7 +584,7 @@ cdef inline void pair_records(
             done = pair_slowly(s, b, <int> (r - b.records), a, done)
             one_left = 1 - <int32_t> load.now[IN_ALL]
             continue
-        done.deferred = deferred_of(d2c_ns, p.bytes)    # of a completion, its own
+        done.deferred = deferred_of(d2c_ns, p.bytes)    # only a completion's is kept
         done.word = word
         if is_followed and completes:
             note_completion(s, b, done, r, p)
@@ -638,7 +641,7 @@ cdef inline void pair_batch(State *s, Batch *b, bint plainly) noexcept nogil:
         pair_in_steps(s, b, False, False)
 
 
-cdef void pair_batch_by_sse2(State *s, void *b, bint plainly) noexcept nogil:
+cdef void pair_batch_by_baseline(State *s, void *b, bint plainly) noexcept nogil:
     pair_batch(s, <Batch *> b, plainly)
 
 

@@ -13,12 +13,12 @@
 # Accounting is deferred: an account buffers the usual requests in Account.deferred, and
 # count_deferred() adds up to 64 of them at once, in loops that the compiler vectorises.
 #
-# Entry points: account, with a paired batch; index_of and enter_device, from prepare_records() and
+# Entry points: account, with a paired batch; device_for, from prepare_records() and
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
 # free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. index_of and put_low_words_first, from
 # move_retry_rows(). spill, from Engine before 32-bit counters overflow.
-# account_deferred_by_sse2 and account_deferred_by_avx2, for State.account_deferred. Helpers for
+# account_deferred_by_baseline and account_deferred_by_avx2, for State.account_deferred. Helpers for
 # all: cell_of, cell_in, op_of, deferred_of, moments_add and moments_reset. Never allocates.
 
 cdef inline unsigned int bin_of(uint64_t value) noexcept nogil:
@@ -518,7 +518,7 @@ cdef inline void account_deferred(State *s, Account *a) noexcept nogil:
         count_deferred(s, a, <unsigned int> a.n_deferred)
 
 
-cdef void account_deferred_by_sse2(State *s, Account *a) noexcept nogil:
+cdef void account_deferred_by_baseline(State *s, Account *a) noexcept nogil:
     account_deferred(s, a)
 
 

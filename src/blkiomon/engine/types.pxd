@@ -134,7 +134,7 @@ cdef enum:                                      # Pending.state
 
 cdef enum:
     GROUP = 15                                  # slots in a group
-    ALL_SLOTS = 0x7fff                          # a bit for each of them
+    ALL_SLOTS = (1 << GROUP) - 1                # a bit for each of them
 
 cdef struct Group:                              # describes 15 slots: 16 bytes, aligned
     uint8_t tag[GROUP]                          # 8 bits of the hash, never 0; 0: the slot is free
@@ -494,7 +494,7 @@ cdef extern from *:
     /* Four lanes: a register of SSE2 or NEON. */
     typedef uint32_t bk_lanes __attribute__((vector_size(16)));
     BK_INLINE bk_lanes bk_all_lanes(uint32_t x) { return (bk_lanes){x, x, x, x}; }
-    /* Compares a group's 16 bytes with others: bit i is set if byte i is equal. */
+    /* Compares a group's 16 bytes with 16 others: bit i is set if byte i is equal. */
     #ifdef __SSE2__
     #include <emmintrin.h>
     BK_INLINE unsigned int bk_bytes_equal(const void *group, bk_lanes bytes) {
