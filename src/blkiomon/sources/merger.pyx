@@ -45,7 +45,7 @@ cdef struct Head:                               # a file's next record
     const uint8_t *at                           # complete, unless the file is Merge.dry
     const uint8_t *end                          # of the bytes read into the window
     size_t length                               # of the record; HELD: count Window.missing first
-    uint64_t next_ns                            # time of the next record, if it is in the window
+    uint64_t next_ns                            # time of the record after it, if in the window
 
 cdef struct Missing:                            # read, but not counted yet
     uint64_t lost_events
@@ -102,8 +102,8 @@ cdef inline uint128_t key_of(uint64_t time_ns, size_t file) noexcept nogil:
 cdef inline uint128_t replay(Merge *m, size_t file, uint128_t key) noexcept nogil:
     """Replace the winner, a file's old key, by its new key, and play the matches on its way up.
 
-    Returns the new winner, which belongs into tree[0]. tree[i] is the loser of the match between
-    nodes 2i and 2i+1. The leaves are nodes `leaves` to 2 * leaves - 1.
+    Returns the new winner, which the caller stores in tree[0]. tree[i] is the loser of the match
+    between nodes 2i and 2i+1. The leaves are nodes `leaves` to 2 * leaves - 1.
     """
     cdef size_t node = (m.leaves + file) >> 1
     while node:
@@ -118,12 +118,13 @@ cdef inline uint64_t time_at(const uint8_t *record, bint swap) noexcept nogil:
     return swap64(time_ns) if swap else time_ns
 
 
-cdef inline bint read_head(Head *h, bint swap, uint64_t *time_ns) noexcept nogil:
-    """Whether there is a complete record at h.at; if so, sets its length, *time_ns and next_ns."""
+cdef inline bint read_head(Head *h, bint swap) noexcept nogil:
+    """Whether there is a complete record at h.at; if so, sets its length and next_ns."""
     cdef size_t left = h.end - h.at
+    cdef uint64_t time_ns
     if unlikely(left < HEADER_V7):
         return False
-    h.length = record_length(h.at, left, swap, time_ns)
+    h.length = record_length(h.at, left, swap, &time_ns)
     if unlikely(h.length == 0 or left < h.length):
         return False
     h.next_ns = time_at(h.at + h.length, swap)
@@ -131,6 +132,7 @@ cdef inline bint read_head(Head *h, bint swap, uint64_t *time_ns) noexcept nogil
 
 
 cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexcept nogil:
+    """Add to a record's time."""
     cdef uint64_t time_ns = time_at(record, swap) + shift_ns
     (<TraceV7 *> record).time = swap64(time_ns) if swap else time_ns
 
@@ -138,14 +140,14 @@ cdef inline void shift_time(uint8_t *record, bint swap, uint64_t shift_ns) noexc
 cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
     """Copy records to the output. `swap` and `shifts` are constants at every call.
 
-    Each round depends on the winner of the round before. That chain is short, as the key of a
-    file's next record is known when the file wins; read_head() can check the record meanwhile.
+    Each round waits for the winner of the round before. This takes little time, as Head.next_ns
+    has the time of the winner's next record: read_head() checks that record meanwhile.
     """
     cdef:
         uint8_t *out = m.out + m.n_out
         uint8_t *out_end = m.out + m.room
         size_t file
-        uint64_t time_ns, checked_ns
+        uint64_t time_ns
         uint128_t winner = m.tree[0]
         Head *h
         Stop stop
@@ -167,7 +169,7 @@ cdef inline Stop merge_all(Merge *m, bint swap, bint shifts) noexcept nogil:
         h.at += h.length
         time_ns = h.next_ns
         prefetch_input(h.at + AHEAD)
-        if unlikely(not read_head(h, swap, &checked_ns)):
+        if unlikely(not read_head(h, swap)):
             m.dry = <Py_ssize_t> file
             stop = STOP_DRY
             break
@@ -425,17 +427,18 @@ cdef class Merger:
         """
         cdef:
             Head *h = &self.m.heads[file]
-            uint64_t time_ns = 0
+            uint64_t time_ns
             uint64_t events = 0
             size_t left, length, need
             bint is_record
             int mark
         while True:
             left = h.end - h.at
-            if self.swap >= 0 and read_head(h, self.swap, &time_ns):
+            if self.swap >= 0 and read_head(h, self.swap):
                 self.windows[file].has_records = True
                 self._hold(file)
-                self.m.tree[0] = replay(&self.m, file, key_of(time_ns + self.m.shifts[file], file))
+                time_ns = time_at(h.at, self.swap) + self.m.shifts[file]
+                self.m.tree[0] = replay(&self.m, file, key_of(time_ns, file))
                 return 0
             if left == 0:                       # padding may follow
                 self._fill(file, 1)
