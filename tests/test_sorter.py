@@ -97,6 +97,14 @@ def test_the_first_record_out_of_order_is_found(
     assert order.is_kept
 
 
+def test_nothing_counts_behind_zeros_that_are_not_padding() -> None:
+    order = Order()
+    for piece in (encode(CROSSING[:1]) + bytes(60), encode(CROSSING[1:2])):
+        order.follow(piece)
+    order.follow(bytes(9) + encode(CROSSING[2:]))
+    assert order.is_kept
+
+
 @given(batches(), st.integers(1, 200))
 def test_where_the_first_record_in_a_piece_begins(records: list[Record], piece_bytes: int) -> None:
     units = [encode([record]) for record in records]

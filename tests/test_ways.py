@@ -151,6 +151,31 @@ def test_processes_are_those_of_the_slow_way(block: int) -> None:
     assert counted >= 8
 
 
+def few_in_flight(seed: int) -> bytes:
+    """At most five requests of a device are in flight; some fail, and some have an odd size."""
+    rng = random.Random(seed)
+    in_flight: list[tuple[int, int]] = []
+    records = []
+    for i in range(1000):
+        time_ns = 10**9 + i * 2000
+        if in_flight and rng.random() < len(in_flight) / 5:
+            sector, size = in_flight.pop(rng.randrange(len(in_flight)))
+            error = 5 if rng.random() < 0.3 else 0
+            records.append(tw.complete(time_ns, sector, size, error=error))
+        else:
+            in_flight.append((8 * i, rng.choice([4096, 4096, 1000])))
+            records.append(tw.issue(time_ns, *in_flight[-1]))
+    return tw.encode(records)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_busy_time_is_that_of_the_slow_way(seed: int) -> None:
+    data = few_in_flight(seed)
+    expected = results(data, 48, seed, slowly=True)
+    for way in ("fast", "fast, on any processor"):
+        assert results(data, 48, seed, **WAYS[way]) == expected, way
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("before", [0, 1, 40])
 def test_times_at_both_ends_of_the_range_are_far_apart(way: str, before: int) -> None:
