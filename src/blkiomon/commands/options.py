@@ -281,7 +281,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _device(name: str, text: str) -> str:
-    """A block device, see ``views.device_numbers``. A Reader."""
+    """A block device as the user names it, see ``views.device_numbers``. A Reader."""
     if not text or "\0" in text:
         raise UsageError(f"{name} takes a device")
     return text
@@ -289,9 +289,7 @@ def _device(name: str, text: str) -> str:
 
 def captured(name: str, text: str) -> str:
     """The name or path of a device to capture; 8:16 becomes its name. A Reader."""
-    if not text or "\0" in text:
-        raise UsageError(f"{name} takes a device")
-    if not text[:1].isdecimal():
+    if not _device(name, text)[0].isdecimal():
         return text
     from blkiomon.interval.devices import parsed  # imports numpy
     from blkiomon.sources.devices import device_name

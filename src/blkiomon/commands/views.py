@@ -102,7 +102,11 @@ def _saved_beside(traces: Sequence[str]) -> str | None:
 
 
 def selected(given: Namespace, traces: Sequence[str]) -> Selection:
-    """What the options ``SELECTION`` select of these traces; none: of this host's devices.
+    """What the options ``SELECTION`` select.
+
+    Args:
+        given: the options, ``TOPOLOGY`` among them.
+        traces: as the user named them; none: devices of this host are captured.
 
     Raises:
         UsageError: there is no such device, or the period is impossible.
@@ -113,7 +117,7 @@ def selected(given: Namespace, traces: Sequence[str]) -> Selection:
 def device_numbers(
     texts: Sequence[str], topology: str | None = None, traces: Sequence[str] = ()
 ) -> tuple[int, ...]:
-    """The numbers of devices that ``--device`` names.
+    """The numbers of devices that ``--device`` names, each once.
 
     A name is one of the traced host if its topology is known, otherwise one of this host.
 
@@ -150,11 +154,14 @@ def _known_devices(topology: str | None, traces: Sequence[str]) -> list[dict[str
     files = [_saved_beside([name]) for name in traces] if topology is None else [topology]
     known = []
     for file in dict.fromkeys(filter(None, files)):
-        with contextlib.suppress(SourceError):  # find_topology complains
-            devices = load(file).devices
-            numbers = {d.name: d.number for d in devices if d.number is not None}
+        with contextlib.suppress(SourceError):  # find_topology() complains
             known.append(
-                numbers | {d.alias: d.number for d in devices if d.alias and d.number is not None}
+                {
+                    name: device.number
+                    for device in load(file).devices
+                    for name in (device.name, device.alias)
+                    if name and device.number is not None
+                }
             )
     return known
 
@@ -171,8 +178,8 @@ def _number_in(known: Sequence[Mapping[str, int]], text: str) -> int | None:
     found = {devices[name] for devices in known if name in devices}
     if not found:
         raise ValueError(
-            f"the traced host has no block device {text!r}; `blkiomon topology TRACE` prints those "
-            "that it has"
+            f"the traced host has no block device {text!r}; `blkiomon topology TRACE` prints the "
+            "names of those that it has"
         )
     if len(found) > 1:
         raise ValueError(f"{text} has different numbers in these traces: name it by its number")
