@@ -108,10 +108,15 @@ def read(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namesp
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    """What is wrong with an option that is none of the known ones, and what to type instead."""
+    """What is wrong with an option that a command lacks, and what to type instead.
+
+    Args:
+        name: of the option.
+        known: the options of the command, without dashes.
+    """
     if name in _OUTPUTS:
         return f"belongs to blkiomon without a command: blkiomon {_OUTPUTS[name]}"
-    if name == "--trace" and "queue" in known:
+    if name == "--trace" and "queue" in known:  # the command captures the devices it is given
         return "not recognized: name the device without it"
     is_device = name == "--device" and "trace" in known
     meant = "trace" if is_device else meant_by(name.lstrip("-"), known)

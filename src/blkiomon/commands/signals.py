@@ -69,7 +69,10 @@ class StopSignals:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For a read that cannot poll: a signal raises ``Stopped``, also one that has come."""
+        """While entered, a signal that ends the run raises ``Stopped``: for reads that cannot poll.
+
+        Entering raises it, too, if such a signal has arrived before.
+        """
         try:
             self._interrupts = True
             if self.received:

@@ -61,8 +61,8 @@ class Source(ABC):
         skipped_bytes: bytes skipped so far because they are not records.
         lost_events: events that the tracer reported as lost so far.
         padding_bytes: zeros skipped as padding so far.
-        waiting: entered while the source waits for bytes of a file. The caller may set it: only
-            there may a signal raise an exception.
+        waiting: makes a context manager, which is entered while the source waits for bytes of a
+            file. The caller may set it, for a signal to raise an exception only there.
 
     The counts of bytes and events are 0 for a single file: there, the engine counts them.
     """
@@ -107,7 +107,7 @@ class Source(ABC):
         """Close the files."""
 
     def _in_waiting(self, readinto: Callable[[memoryview], int]) -> Callable[[memoryview], int]:
-        """Wrap a reader's ``readinto``."""
+        """Wrap a reader's ``readinto``, so that ``waiting`` is entered during each call."""
 
         def wait(buffer: memoryview) -> int:
             with self.waiting():
@@ -345,8 +345,8 @@ class FileSource(Source):
     def _fill(self) -> None:
         """Fill the next buffer, or as much of it as there is until the end or an error.
 
-        A file that grows ends there, too. Read on in small pieces, it would fill buffers that the
-        stream still holds.
+        The first end is the end, also of a file that grows. Each small piece that it grows by would
+        take a buffer, and overwrite those that the stream still holds.
         """
         buffer = self._buffers[self._next]
         try:

@@ -490,8 +490,8 @@ def _of_stats(
 
     structs, broken = stats_input.read_structs(names, selected.devices)
     notes = [
-        "Files of -b hold no percentiles and no counts of lost events, only reads and writes, and "
-        "times in whole seconds: rates of a short run may be some percent off."
+        "Files of -b hold no percentiles, no counts of lost events, only reads and writes. Their "
+        "times are whole seconds: rates of a short run may be some percent off."
     ]
     if odd := int(structs["bidir"].sum()):
         neither = "neither read nor write"
