@@ -203,10 +203,15 @@ def test_decode_selects_structs_of_devices_and_times(tmp_path: Path) -> None:
     )
 
 
-def test_selection_of_a_capture_needs_a_device_that_is_or_may_be_captured() -> None:
+def test_selection_of_a_capture_needs_a_device_that_is_or_may_be_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     absent = 4095 << 20
+    monkeypatch.setattr("blkiomon.sources.devices.device_name", {1: "loop1"}.get)
     _check_selection(Selection(), [], later_ones=True)
     _check_selection(Selection((1, absent)), [1], later_ones=False)
     _check_selection(Selection((absent,)), [], later_ones=True)
     with pytest.raises(SourceError, match=r"none of the devices that are captured: 4095:1$"):
         _check_selection(Selection((absent,)), [absent + 1], later_ones=False)
+    with pytest.raises(SourceError, match=r"none of the devices that are captured: .* no disk$"):
+        _check_selection(Selection((1,)), [], later_ones=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import io
@@ -970,3 +971,24 @@ def test_lack_of_memory_is_reported_in_a_sentence(capfd: pytest.CaptureFixture[s
         "blkiomon: out of memory: stopped reading t.bin\n"
         "blkiomon: out of memory: no room for 4 records\n"
     )
+
+
+@pytest.mark.parametrize("sorts", [False, True])
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_every_wait_for_bytes_of_a_file_can_be_interrupted(
+    tmp_path: Path, sorts: bool, n_files: int
+) -> None:
+    class Waiting(contextlib.AbstractContextManager[None]):
+        def __enter__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    paths = [tmp_path / f"{n}.bin" for n in range(n_files)]
+    for path in paths:
+        path.write_bytes(encode([issue(1, 8, 512)]))
+    with open_trace([str(path) for path in paths], sorts=sorts) as source:
+        source.waiting = Waiting
+        with pytest.raises(KeyboardInterrupt):
+            source.read()
