@@ -546,7 +546,7 @@ cdef inline void pair_records(
         action = r.action
         if not plainly:
             if unlikely(a.is_other):
-                if b.category[r - b.records] == 0:      # filtered out
+                if b.category[r - b.records] == 0:      # filtered out, or it has none
                     continue
                 add_tally(s, load, &t, of_one_device)
                 done = pair_other(s, b, <int> (r - b.records), a, done)
