@@ -480,7 +480,7 @@ def test_skips_are_reported_with_their_offsets() -> None:
     assert engine.counters()["skipped_bytes"] == 107
 
 
-def test_skips_that_nobody_takes_are_kept_up_to_a_limit() -> None:
+def test_the_engine_keeps_a_limited_list_of_skips() -> None:
     engine = Engine(resync=True)
     mark = tw.lost_mark(0, 1)
     for _ in range(30):

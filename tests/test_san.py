@@ -670,7 +670,7 @@ def test_devices_are_selected_by_their_names_on_the_traced_host(command: str, na
 
 
 def test_names_of_this_host_select_nothing_on_another_whose_names_are_known() -> None:
-    said = "--device: the traced host has no block device 'sdz'; `blkiomon topology TRACE`"
+    said = "--device: the topology of the traced host has no device 'sdz'; `blkiomon topology"
     for command in ("summary", "stat", "report", "-I 60 --csv -"):
         done = runner.call(*command.split(), "--device", "sdz", SLOW_PATH)
         assert (done.returncode, done.stdout) == (2, b"")
@@ -686,3 +686,13 @@ def test_name_that_means_different_devices_of_two_hosts_is_refused(tmp_path: Pat
     with pytest.raises(UsageError, match="sdb has different numbers in these traces"):
         device_numbers(["sdb"], None, names)
     assert device_numbers(["sdb"], f"{names[1]}.topology.json", names) == (8 << 20 | 32,)
+
+
+def test_name_is_refused_if_the_topology_that_may_have_it_is_damaged(tmp_path: Path) -> None:
+    saved = SLOW_PATH.with_name("iscsi-slow-path.topology.json").read_text()
+    (tmp_path / "a.topology.json").write_text(saved)
+    (tmp_path / "b.topology.json").write_text("{")
+    names = [str(tmp_path / name) for name in "ab"]
+    with pytest.raises(UsageError, match=r"^--device: .*b\.topology\.json"):
+        device_numbers(["sdb"], None, names)
+    assert device_numbers(["8:16"], None, names) == (8 << 20 | 16,)

@@ -108,8 +108,8 @@ class ClockOptions(MonitorOptions, total=False):
 def read_trace(source: Source, *, resync: bool = False) -> npt.NDArray[np.void]:
     """Read all records of a trace, of any kind.
 
-    Records that were saved from a pipe of blktrace, one CPU after another, are put in order of
-    time; for this, a source that can seek is read 8 MiB ahead.
+    Records that were saved from a pipe of blktrace, one device and CPU after another, are put in
+    order of time; for this, a source that can seek is read 8 MiB ahead.
 
     Args:
         source: a path, as on the command line (a file, the base name or a member of a per-CPU set,
@@ -420,7 +420,7 @@ def _unpacked(pieces: Iterator[memoryview], name: object) -> Iterator[memoryview
 
 
 def _in_order(pieces: Iterable[memoryview], resync: bool, *, is_live: bool) -> Iterator[memoryview]:
-    """The bytes of these pieces, sorted by time if batches of several CPUs alternate.
+    """The bytes of these pieces, sorted by time if batches of several devices or CPUs alternate.
 
     A live stream is not read ahead. The pieces stay valid.
     """

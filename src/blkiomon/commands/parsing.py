@@ -108,7 +108,7 @@ def read(options: Sequence[Option], arguments: Sequence[str]) -> argparse.Namesp
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    """What is wrong with an option that a command lacks, and what to type instead.
+    """The end of the message about an option that a command does not have.
 
     Args:
         name: of the option.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,7 +110,7 @@ def selected(given: Namespace, traces: Sequence[str]) -> Selection:
         traces: as the user named them; none: devices of this host are captured.
 
     Raises:
-        UsageError: there is no such device, or the period is impossible.
+        UsageError: a device cannot be found, or the period is impossible.
     """
     return Selection.of(given, device_numbers(given.device, given.topology, traces))
 
@@ -117,7 +118,7 @@ def selected(given: Namespace, traces: Sequence[str]) -> Selection:
 def device_numbers(
     texts: Sequence[str], topology: str | None = None, traces: Sequence[str] = ()
 ) -> tuple[int, ...]:
-    """The numbers of devices that ``--device`` names, each once.
+    """The numbers of devices that ``--device`` names, each once, in any order.
 
     A name is one of the traced host if its topology is known, otherwise one of this host.
 
@@ -127,59 +128,59 @@ def device_numbers(
         traces: as the user named them; none: devices are those of this host.
 
     Raises:
-        UsageError: there is no such device, or it has different numbers in the traces.
+        UsageError: a device cannot be found, or has different numbers in the traces, or a topology
+            with its name cannot be read.
     """
     if not texts:
         return ()
     from blkiomon.interval.devices import number_of, parsed  # imports numpy
 
-    known: list[dict[str, int]] | None = None
-    numbers = []
-    for text in texts:
-        try:
-            number = parsed(text.replace(",", ":"))
-            if number is None and traces:
-                known = _known_devices(topology, traces) if known is None else known
-                number = _number_in(known, text)
-            numbers.append(number_of(text) if number is None else number)
-        except ValueError as error:
-            raise UsageError(f"--device: {error}") from None
-    return tuple(dict.fromkeys(numbers))
+    try:
+        numbers = {text: parsed(text.replace(",", ":")) for text in texts}
+        names = [text for text, number in numbers.items() if number is None]
+        hosts = _devices_of_hosts(topology, traces) if names and traces else []
+        find = partial(_number_on, hosts) if hosts else number_of
+        numbers |= {name: find(name) for name in names}
+    except (ValueError, SourceError) as error:
+        raise UsageError(f"--device: {error}") from None
+    return tuple({number for number in numbers.values() if number is not None})
 
 
-def _known_devices(topology: str | None, traces: Sequence[str]) -> list[dict[str, int]]:
-    """The devices of each traced host whose topology can be read: numbers by name."""
-    from blkiomon.commands.topology import load
-
-    files = [_saved_beside([name]) for name in traces] if topology is None else [topology]
-    known = []
-    for file in dict.fromkeys(filter(None, files)):
-        with contextlib.suppress(SourceError):  # find_topology() complains
-            known.append(
-                {
-                    name: device.number
-                    for device in load(file).devices
-                    for name in (device.name, device.alias)
-                    if name and device.number is not None
-                }
-            )
-    return known
-
-
-def _number_in(known: Sequence[Mapping[str, int]], text: str) -> int | None:
-    """The number of a device on the traced hosts; None if nothing is known of them.
+def _devices_of_hosts(topology: str | None, traces: Sequence[str]) -> list[dict[str, int]]:
+    """The devices of each traced host whose topology was saved: numbers by name.
 
     Raises:
-        ValueError: they have no such device, or it has different numbers.
+        SourceError: a topology cannot be read.
     """
-    if not known:
-        return None
+    from blkiomon.commands.topology import load
+
+    if topology is not None:
+        files = [topology]
+    else:
+        files = [file for name in traces if (file := _saved_beside([name])) is not None]
+    return [
+        {
+            name: device.number
+            for device in load(file).devices
+            for name in (device.name, device.alias)
+            if name and device.number is not None
+        }
+        for file in dict.fromkeys(files)
+    ]
+
+
+def _number_on(hosts: Sequence[Mapping[str, int]], text: str) -> int:
+    """The number of a device on the traced hosts.
+
+    Raises:
+        ValueError: no topology has the device, or it has different numbers in them.
+    """
     name = text.removeprefix("/dev/").removeprefix("mapper/")
-    found = {devices[name] for devices in known if name in devices}
+    found = {devices[name] for devices in hosts if name in devices}
     if not found:
         raise ValueError(
-            f"the traced host has no block device {text!r}; `blkiomon topology TRACE` prints the "
-            "names of those that it has"
+            f"the topology of the traced host has no device {text!r}; `blkiomon topology TRACE` "
+            "prints the names that it has"
         )
     if len(found) > 1:
         raise ValueError(f"{text} has different numbers in these traces: name it by its number")

@@ -522,7 +522,7 @@ cdef inline void pair_records(
         const TraceV7 *last = &b.records[end] - 1
         Group *group
         Pending *p
-        Load *load = &s.loads[device_for(s, b.records[begin].device)]
+        Load *load = &s.loads[index_of(s, b.records[begin].device) if of_one_device else 0]
         Tally t
         uint64_t action, word, d2c_ns, equal, found, slot, differs, not_simple
         uint64_t completes                      # 0 or 1

@@ -13,7 +13,7 @@
 # Accounting is deferred: an account buffers the usual requests in Account.deferred, and
 # count_deferred() adds up to 64 of them at once, in loops that the compiler vectorises.
 #
-# Entry points: account, with a paired batch; device_for, from prepare_records() and
+# Entry points: account, with a paired batch; device_for, from prepare_records(); index_of, from
 # pair_records(); enter_device and map_device, from Engine; map_device and free_device, from
 # free_idle_devices(). From Engine.snapshot(), in this order: account_all_deferred, most_bins,
 # copy_rows, copy_queue_rows, close_accounts. index_of and put_low_words_first, from

@@ -24,7 +24,7 @@ WINDOW_NS = 60 * NS_PER_S
 
 HANG_NS = NS_PER_S
 """A younger pending request does not count as hanging. Its completion may be read late: a pipe from
-blktrace delivers one CPU after another."""
+blktrace delivers one device and CPU after another."""
 
 LEAST_REQUESTS = 100
 """A percentile needs this many requests, and enough that at least one is above it."""

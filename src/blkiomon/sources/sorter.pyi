@@ -1,4 +1,4 @@
-"""Sorts one stream by time in which batches of records of different CPUs alternate."""
+"""Sorts one stream by time in which batches of several devices and CPUs alternate."""
 
 from typing import final
 

@@ -1,5 +1,5 @@
 # distutils: language = c
-"""Sorts one stream by time in which batches of records of different CPUs alternate.
+"""Sorts one stream by time in which batches of several devices and CPUs alternate.
 
     bytes -> held records, their times -> stable sort of the times -> records in order of time
 

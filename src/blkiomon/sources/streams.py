@@ -138,7 +138,7 @@ def checked(reader: Reader) -> Callable[[memoryview], int]:
 
 
 class SortedStream:
-    """Sorts a stream by time in which batches of different CPUs alternate; see ``Sorter``.
+    """Sorts a stream in which batches of several devices and CPUs alternate; see ``Sorter``.
 
     A stream that is in order passes as it is. From the first record that is out of order on, the
     records of the last ``LATENESS_NS`` are held back.

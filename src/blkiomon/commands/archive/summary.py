@@ -240,7 +240,6 @@ class _Lines:
             percent = _PERCENTS.get(name)
             if ns is not None and percent and not is_supported(group.requests, percent):
                 cells[name] += MARK
-                self.has_marks |= name in self._shown
         return self._line(host, cells)
 
     def _line(self, host: str, cells: dict[str, str]) -> str:
@@ -248,7 +247,9 @@ class _Lines:
         for name in self._shown:
             width = _WIDTHS.get(name, 11)
             cell = cells[name]
-            if name in _PERCENTS and not cell.endswith(MARK):
+            is_marked = cell.endswith(MARK)
+            self.has_marks |= is_marked
+            if name in _PERCENTS and not is_marked:
                 cell += " "
             text += f" {cell:<{-width}}" if width < 0 else f" {cell:>{width}}"
         return text.rstrip() + "\n"

@@ -146,12 +146,13 @@ class DeviceChanges:
     @property
     def mean_bytes(self) -> tuple[float, float] | None:
         """The mean sizes of the requests of A and B; None if a side has no data."""
-        of = {change.metric: (change.a, change.b) for change in self.changes}
-        rates = [*of.get("bandwidth", ()), *of.get("iops", ())]
-        match [rate for rate in rates if rate]:
-            case [a_bytes, b_bytes, a_requests, b_requests]:
-                return a_bytes / a_requests, b_bytes / b_requests
-        return None
+        of = {change.metric: change for change in self.changes}
+        bandwidth, iops = of.get("bandwidth"), of.get("iops")
+        if bandwidth is None or iops is None:
+            return None
+        if not (bandwidth.a and bandwidth.b and iops.a and iops.b):
+            return None
+        return bandwidth.a / iops.a, bandwidth.b / iops.b
 
     @property
     def shown(self) -> list[Change]:

@@ -129,8 +129,9 @@ class Comparison:
 
     def failed(self) -> tuple[int, int]:
         """Requests that failed in A and in B, each counted once."""
-        rows = [row for row in self._of_all() if row.op is None] or self._of_all()
-        a, b = zip(*(row.errors for row in rows))
+        by_op = self._of_all()
+        of_all_ops = [row for row in by_op if row.op is None]
+        a, b = zip(*(row.errors for row in of_all_ops or by_op))
         return sum(a), sum(b)
 
     def _of_all(self) -> Sequence[DeviceChanges]:
