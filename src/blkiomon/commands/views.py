@@ -118,7 +118,7 @@ def selected(given: Namespace, traces: Sequence[str]) -> Selection:
 def device_numbers(
     texts: Sequence[str], topology: str | None = None, traces: Sequence[str] = ()
 ) -> tuple[int, ...]:
-    """The numbers of devices that ``--device`` names, each once, in any order.
+    """The numbers of devices that ``--device`` names, each once, in the order of the names.
 
     A name is one of the traced host if its topology is known, otherwise one of this host.
 
@@ -143,7 +143,7 @@ def device_numbers(
         numbers |= {name: find(name) for name in names}
     except (ValueError, SourceError) as error:
         raise UsageError(f"--device: {error}") from None
-    return tuple({number for number in numbers.values() if number is not None})
+    return tuple(dict.fromkeys(n for n in numbers.values() if n is not None))
 
 
 def _devices_of_hosts(topology: str | None, traces: Sequence[str]) -> list[dict[str, int]]:
