@@ -134,6 +134,7 @@ cdef struct Buffer:                             # a part of State that grows bet
 
 cdef enum:
     HUGE_BYTES = 1 << 22                        # from here on, huge pages save look-ups of pages
+    FIRST_GROUPS = 96                           # of a new hash table
     MOST_BUFFERS = 16
     MOST_SKIPS = 1 << 18                        # kept for take_skips(), which few callers need
     CAT_BUFFERED = CAT_QUEUE | CAT_NOTIFY | CAT_ZONE_APPEND     # see _add_buffers()
@@ -425,7 +426,7 @@ cdef class Engine:
 
     cdef int _grow_table(self, name, Table *t) except -1:
         """Move the entries of a table to a new one, which is larger by half."""
-        cdef uint64_t n_groups = t.n_groups + max(32, t.n_groups // 2)
+        cdef uint64_t n_groups = max(t.n_groups + t.n_groups // 2, <uint64_t> FIRST_GROUPS)
         cdef dict memory = dict(self._memory)
         cdef Table old = t[0]
         cdef Table new
