@@ -104,6 +104,10 @@ def rows(requests: int) -> list[Row]:
         Row("the first, version 8", lambda: streams.as_version_8(shallow())),
         Row("the first, foreign byte order", lambda: streams.as_foreign(shallow())),
         Row("the first, 10 % other events", lambda: streams.with_others(shallow())),
+        Row(
+            "the first, all events of blktrace",
+            lambda: streams.with_all_events(streams.make(requests // 2, 32)),
+        ),
         Row("the first, a payload each tenth", lambda: streams.with_payloads(shallow())),
         Row("the first, 1 % lost", lambda: shallow(0.01)),
         Row("the first, 10 % lost", lambda: shallow(0.1)),

@@ -10,9 +10,17 @@ from typing import NamedTuple
 from benchmarks import programs, streams
 from benchmarks.programs import OURS, PACKAGED, QUIET, Cost
 from benchmarks.report import Options, Table
+from blkiomon.engine.layout import TRACE_V7
 
 REQUESTS = 30_000_000
 """In each file: sixty million records, so that start-up takes a small part of the time."""
+STREAMS = (
+    (32, 1, False, "2"),
+    (32, 1, True, ""),
+    (8192, 1, False, "100"),
+    (8192, 64, False, "100"),
+)
+"""Requests outstanding, devices, whether with all events of blktrace, target."""
 PART = 1_500_000
 """Records for the packaged program if the whole file would take minutes."""
 OFFLINE = 2_000_000
@@ -60,10 +68,11 @@ def cells(row: Row) -> tuple[str, ...]:
 def rows(options: Options) -> Iterator[Row]:
     """Each program on each stream: the best of some runs in turn, or one long run."""
     requests = REQUESTS // (20 if options.quick else 1)
-    for depth, devices, target in ((32, 1, 2.0), (8192, 1, 100.0), (8192, 64, 100.0)):
-        stream = streams.name(depth, devices)
-        path = streams.file(requests, depth, devices)
-        whole = 2 * requests
+    for depth, devices, all_events, target in STREAMS:
+        stream = streams.name(depth, devices) + ", all events of blktrace" * all_events
+        count = requests // 15 if all_events else requests  # they are made in memory
+        path = streams.file(count, depth, devices, all_events=all_events)
+        whole = path.stat().st_size // TRACE_V7.itemsize
         runs = {"blkiomon": partial(programs.on_file, [OURS, *QUIET], path)}
         is_slow = depth > 1000
         if programs.is_packaged() and not is_slow:
@@ -71,13 +80,13 @@ def rows(options: Options) -> Iterator[Row]:
         costs = list(map(programs.best, programs.alternately(list(runs.values()), RUNS)))
         ours = costs[0]
         for program, cost in zip(runs, costs):
-            what = f"{target:g}" if program == "packaged" else ""
+            what = target if program == "packaged" else ""
             yield Row(stream, program, whole, cost, whole, ours, what)
         if programs.is_packaged() and is_slow:
             records = whole if options.full else min(whole, PART)
             part = path if records == whole else streams.head(path, records)
             cost = programs.on_file([PACKAGED, *QUIET], part)
-            yield Row(stream, "packaged", records, cost, whole, ours, f"{target:g}")
+            yield Row(stream, "packaged", records, cost, whole, ours, target)
 
         if blkparse := shutil.which("blkparse"):
             records = min(whole, OFFLINE)

@@ -178,18 +178,26 @@ def _directory() -> Path:
 
 
 @functools.cache
-def file(requests: int, depth: int, devices: int) -> Path:
+def file(requests: int, depth: int, devices: int, *, all_events: bool = False) -> Path:
     """A temporary file with the stream of `make`, in the page cache.
+
+    Args:
+        requests, depth, devices: as for `make`.
+        all_events: the stream is that of `with_all_events`, and is made in memory.
 
     Raises:
         OSError: the file system for temporary files is too small.
     """
-    path = _directory() / f"{requests}-{depth}-{devices}.trace"
-    if shutil.disk_usage(path.parent).free < 2 * requests * TRACE_V7.itemsize + (1 << 28):
+    path = _directory() / f"{requests}-{depth}-{devices}-{all_events}.trace"
+    per_request = 5 if all_events else 2
+    if shutil.disk_usage(path.parent).free < per_request * requests * TRACE_V7.itemsize + (1 << 28):
         raise OSError(f"no room for a stream of {requests:,} requests in {path.parent}")
     with path.open("wb") as out:
-        for records in pieces(requests, depth, devices):
-            records.tofile(out)
+        if all_events:
+            with_all_events(make(requests, depth, devices)).tofile(out)
+        else:
+            for records in pieces(requests, depth, devices):
+                records.tofile(out)
         os.fsync(out.fileno())
     return path
 
@@ -231,6 +239,26 @@ def with_others(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     direction = others["action"] >> 16 & (READ | WRITE)
     others["action"] = (direction | QUEUE) << 16 | rng.choice([1, 2, 4], len(others))
     out = np.insert(records, places, others)
+    _number(out, np.zeros(CPUS * (int(out["device"].max()) - FIRST_DEVICE + 1), "u4"))
+    return out
+
+
+def with_all_events(records: npt.NDArray[np.void], plugged: int = 16) -> npt.NDArray[np.void]:
+    """Records of `make`, with the queue, get-request and insert records of all requests.
+
+    A process plugs its queue: so many requests are queued one after the other, before the first of
+    them is issued. Of five records, two are an issue and a completion.
+    """
+    issues = records[records["action"] & 0xFFFF == ISSUED]
+    at = np.arange(len(issues))
+    parts = [records]
+    for nth, event in enumerate((1, 4, 12)):
+        part = issues.copy()
+        part["action"] = ((part["action"] >> 16 & (READ | WRITE)) | QUEUE) << 16 | event
+        part["time"] = part["time"][at // plugged * plugged] - 1000 + at % plugged * 60 + 20 * nth
+        parts.append(part)
+    out = np.concatenate(parts)
+    out = out[np.argsort(out["time"], kind="stable")]
     _number(out, np.zeros(CPUS * (int(out["device"].max()) - FIRST_DEVICE + 1), "u4"))
     return out
 

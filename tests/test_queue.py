@@ -146,12 +146,13 @@ def some_bios(rng: random.Random, n: int) -> list[Record]:
         now_ns += rng.randrange(1000)
         sector, device = rng.randrange(rng.choice([3, 40])), rng.choice([SDA, SDB])
         category = rng.choice([tw.READ, tw.WRITE, tw.WRITE | tw.DISCARD, 0])
+        size = rng.choice([512, 4096, 4096, 24 * 512])
         steps = [
             queued(now_ns, sector, category, device),
-            issue(now_ns + rng.randrange(500), sector, 4096, category | tw.FS, device),
+            issue(now_ns + rng.randrange(500), sector, size, category | tw.FS, device),
         ]
         done_ns = steps[-1].time_ns + rng.randrange(20_000)
-        steps.append(complete(done_ns, sector, 4096, category | tw.FS, device))
+        steps.append(complete(done_ns, sector, size, category | tw.FS, device))
         if rng.random() < 0.1:
             steps[1:] = [merged(now_ns + 1, sector, category, device)]
         records += [step for step in steps if rng.random() < 0.93]
@@ -244,6 +245,15 @@ Q2D = {
         [queued(100, 8), REQUEST[0], queued(331, 8), *request(330, 400)],
         [NOT_QUEUED],
     ),
+    # The first issue covers the sector of the second.
+    "inside another request at the end of all sectors": (
+        [
+            *(queued(100, (1 << 64) - 8), queued(101, (1 << 64) - 6)),
+            *request(130, 200, (1 << 64) - 8, 2048),
+            *request(230, 300, (1 << 64) - 6, 512),
+        ],
+        [30, NOT_QUEUED],
+    ),
     "in a cgroup": ([*IN_CGROUP, *REQUEST, *request(130, 250, 16)], [30, NOT_QUEUED]),
 }
 
@@ -259,6 +269,15 @@ def test_streams_without_queue_records_have_no_queue_rows() -> None:
     engine = fed([issue(130, 8, 4096), complete(200, 8, 4096)])
     cut = engine.snapshot()
     assert len(cut.queue_rows) == len(cut.q2d_bins) == len(cut.q2c_bins) == 0
+
+
+def test_queue_records_do_not_count_as_original() -> None:
+    notes = tw.notify_process(90, 4711, "fio")
+    records = [notes, queued(100, 8), *REQUEST, queued(210, 8)]
+    engine = fed(records, as_original=True)
+    cut = engine.snapshot()
+    assert engine.requests == 1
+    assert len(cut.queue_rows) == len(cut.processes) == 0
 
 
 @pytest.mark.parametrize("max_age_ns, expected", [(10_000, [100]), (99, [NOT_QUEUED])])

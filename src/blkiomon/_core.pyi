@@ -35,8 +35,9 @@ class Engine:
         keep_slow: collect slow requests, for ``take_slow`` and ``take_hanging``; see
             ``set_slow_ns``. This keeps a few pending records in full.
         as_original: pair exactly as blkiomon 0.3 does. Requeues, partial completions and zone
-            appends get no special treatment. Requests in flight are not counted:
-            ``Snapshot.loads`` and ``Snapshot.retry_rows`` are empty.
+            appends get no special treatment. Requests in flight, queue times and processes are
+            not counted: ``Snapshot.loads``, ``Snapshot.retry_rows``, ``Snapshot.queue_rows`` and
+            ``Snapshot.processes`` are empty.
         resync: after garbage, go on at the next plausible record instead of failing.
         devices: major:minor numbers; records of other devices are counted in ``records`` and
             otherwise ignored. Empty: every device counts.

@@ -299,7 +299,7 @@ cdef class Engine:
                          &s.n_blocks, &s.blocks_room, BLOCK * sizeof(uint32_t), BLOCKS_A_MATCH, 0,
                          NO_LIMIT, &s.n_blocks_owed)
         if s.as_original:
-            self.buffered = CAT_ZONE_APPEND     # no ring: zone appends are not tracked
+            self.buffered = CAT_ZONE_APPEND | CAT_QUEUE     # neither is followed
         else:
             self._add_table("history", &s.history, NO_LIMIT)
             self._add_buffer("retry rows", GROW_ARRAY, &s.retry_rows,

@@ -397,6 +397,16 @@ cdef Done *pair_slowly(
     return note_match(b, done, n_matches)
 
 
+cdef inline bint gives_time_only(
+    const State *s, uint32_t category, const TraceV7 *r
+) noexcept nogil:
+    """Whether a record does nothing but give the time: a get-request or a plug, for example."""
+    return category & CAT_HANDLED == 0 and (
+        s.as_original or category & CAT_QUEUE == 0
+        or (r.action & 0xffff & ~<uint32_t> EVENT_CGROUP) - EVENT_QUEUE > 2
+    )
+
+
 cdef Done *pair_other(
     State *s, Batch *b, int i, const Prepared *a, Done *done
 ) noexcept nogil:
@@ -404,11 +414,10 @@ cdef Done *pair_other(
     cdef uint32_t category = b.category[i]
     cdef int n_matches = b.n_matches
     cdef Place place = a.place
-    set_item(b, i, device_of(<uint32_t> a.word))
     if category & CAT_PAIRED == 0 or category & CAT_DRV_DATA:
-        b.item.state = IS_MULTI_STEP            # stored by a requeue whose issue is unknown
-        handle_other(s, b, i)
+        handle_other(s, b, i, <uint32_t> a.word)
         return done
+    set_item(b, i, device_of(<uint32_t> a.word))
     if category & CAT_ZONE_APPEND and not s.as_original:
         handle_append(s, b, i)
         place = place_of(s, &s.pending, b.item.sector, b.item.key)
@@ -548,7 +557,11 @@ cdef inline void pair_records(
             if unlikely(a.is_other):
                 if b.category[r - b.records] == 0:      # filtered out, or it has none
                     continue
-                add_tally(s, load, &t, of_one_device)
+                if gives_time_only(s, b.category[r - b.records], r):
+                    s.now_ns = r.time
+                    continue
+                if b.category[r - b.records] & (CAT_PAIRED | CAT_REQUEUE):
+                    add_tally(s, load, &t, of_one_device)
                 done = pair_other(s, b, <int> (r - b.records), a, done)
                 one_left = 1 - <int32_t> load.now[IN_ALL]
                 continue

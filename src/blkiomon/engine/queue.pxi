@@ -3,11 +3,12 @@
 #
 # A queue record (Q) waits in the hash table State.queued for the issue of the same device, sector
 # and direction. FS and PC are not part of its key, as the kernel does not set them in queue
-# records. At the issue, the queue record gets another key, and waits for the match. If a bio is
-# merged into the back of a request (M), its queue record is dropped. If it is merged into the front
-# (F), the request begins at its sector, and its queue time counts. An issue drops all queue records
-# inside its sectors. In State.queued, Pending.bytes is the pid. Most sectors without a queue record
-# are found by a counting Bloom filter of one hash, State.queued_near.
+# records. At the issue, the queue record's key gets the bit ISSUED, and it waits for the match. If a
+# bio is merged into the back of a request (M), its queue record is dropped. If it is merged into the
+# front (F), the request begins at its sector, and its queue time counts. An issue drops all queue
+# records inside its sectors. In State.queued, Pending.bytes is the pid. Most sectors without a queue
+# record are found by a counting Bloom filter of one hash, State.queued_near. With as_original,
+# queue records and processes do not count.
 #
 # Processes are counted by pid, in an open hash table with linear probing.
 #
@@ -17,7 +18,8 @@
 # allocates.
 
 cdef enum:
-    ISSUED = 1 << 2                             # in a queue record's key: its issue was read
+    # In a queue record's key: its issue was read. Hashes leave it out, so the record keeps its slot.
+    ISSUED = 1 << 2
     MOST_PROCESSES = 1 << 16                    # counted separately in an interval
 
 
@@ -94,8 +96,12 @@ cdef const Pending *find_queued(const State *s, uint64_t sector, uint32_t key) n
 
 cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) noexcept nogil:
     """Move a queue record to *taken. Returns False if there is none."""
-    cdef Place place = place_of(s, &s.queued, sector, key)
-    cdef const Pending *p = find(&s.queued, place, sector, key)
+    cdef Place place
+    cdef const Pending *p
+    if not may_be_queued(s, sector):
+        return False
+    place = place_of(s, &s.queued, sector, key)
+    p = find(&s.queued, place, sector, key)
     if p == NULL:
         return False
     taken[0] = p[0]
@@ -103,8 +109,32 @@ cdef bint take_queued(State *s, uint64_t sector, uint32_t key, Pending *taken) n
     return True
 
 
+cdef bint mark_issued(
+    State *s, uint64_t sector, uint32_t key, uint64_t issued_ns
+) noexcept nogil:
+    """Give a queue record the key under which it waits for the match of its issue.
+
+    Returns False if there is none from before the issue.
+    """
+    cdef Place place
+    cdef Pending *p
+    cdef const Pending *older
+    if not may_be_queued(s, sector):
+        return False
+    place = place_of(s, &s.queued, sector, key)
+    p = find(&s.queued, place, sector, key)
+    if p == NULL or p.time_ns > issued_ns:
+        return False
+    older = find(&s.queued, place, sector, key | ISSUED)
+    if older != NULL:
+        drop_queued(s, older, place)
+    p.key |= ISSUED
+    s.n_waiting -= 1
+    return True
+
+
 cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
-    """Give the queue record of an issue its new key, under which it waits for the match.
+    """Find the queue record of an issue, and mark it.
 
     In a stream without queue records, count the issue's process instead.
     """
@@ -116,11 +146,13 @@ cdef void follow_issue(State *s, const Batch *b, int i) noexcept nogil:
     if not s.with_queue:
         count_process(s, r.pid, 1, r.bytes)
         return
-    was_queued = may_be_queued(s, r.sector) and take_queued(
-        s, r.sector, key & ~<uint32_t> IS_APPEND, &queued
-    )
+    if not key & IS_APPEND and mark_issued(s, r.sector, key, r.time):
+        if s.n_waiting != 0 and r.bytes > 512:
+            drop_queued_inside(s, r, key, True)
+        return
+    was_queued = take_queued(s, r.sector, key & ~<uint32_t> IS_APPEND, &queued)
     if s.n_waiting != 0 and r.bytes > 512:
-        drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND)
+        drop_queued_inside(s, r, key & ~<uint32_t> IS_APPEND, False)
     if was_queued and queued.time_ns <= r.time:
         set_queued(s, item.sector, key | ISSUED, queued.time_ns, queued.bytes)
     # An earlier issue of this key, which never completed, may have left its queue record.
@@ -141,17 +173,25 @@ cdef bint is_requeued(State *s, const Pending *item) noexcept nogil:
     return p != NULL and p.state & (IS_MULTI_STEP | IN_FLIGHT) == <uint32_t> IS_MULTI_STEP
 
 
-cdef void drop_queued_inside(State *s, const TraceV7 *r, uint32_t key) noexcept nogil:
-    """Drop the queue records inside an issue's sectors: their bios were merged into it."""
+cdef void drop_queued_inside(
+    State *s, const TraceV7 *r, uint32_t key, bint is_marked
+) noexcept nogil:
+    """Drop the queue records inside an issue's sectors: their bios were merged into it.
+
+    is_marked: the issue has a queue record itself, at its first sector.
+    """
     cdef Cursor c = Cursor(0, 0)
     cdef uint64_t end = r.sector + (r.bytes >> 9)
-    cdef uint64_t sector
+    cdef uint64_t sector = r.sector + 1
     cdef Pending taken
     cdef const Pending *p
-    if r.bytes >> 9 <= s.queued.n_groups:
-        for sector in range(r.sector + 1, end):
-            if may_be_queued(s, sector):
+    if r.bytes >> 12 <= s.queued.n_groups:
+        while sector - r.sector < r.bytes >> 9:     # sector may wrap around
+            if near(s, sector)[0] == (is_marked and sector >> 3 == r.sector >> 3):
+                sector = (sector | 7) + 1       # near() has a counter for each eight sectors
+            else:
                 take_queued(s, sector, key, &taken)
+                sector += 1
         return
     while (p := next_entry(&s.queued, &c)) != NULL:
         if p.key == key and r.sector < p.sector < end:
@@ -164,7 +204,7 @@ cdef uint64_t queue_time(
     """Time from queue to issue of a request that has matched, or NOT_QUEUED."""
     cdef Pending queued
     key = queue_key(key) | ISSUED
-    if not may_be_queued(s, sector) or not take_queued(s, sector, key, &queued):
+    if not take_queued(s, sector, key, &queued):
         return NOT_QUEUED
     return issued_ns - queued.time_ns if queued.time_ns <= issued_ns else <uint64_t> NOT_QUEUED
 
@@ -250,7 +290,7 @@ cdef void handle_notify(State *s, const TraceV7 *r, const uint8_t *payload) noex
             s.epoch_at_ns = r.time
             s.has_epoch = True
     elif event == NOTE_PROCESS and length > 0:
-        s.with_names = s.follow_issues = True
+        s.with_names = s.follow_issues = not s.as_original
         name = &s.names[s.n_names]
         s.n_names += 1
         name.pid = r.pid
@@ -268,8 +308,8 @@ cdef void store_driver_data(State *s, const TraceV7 *r, const uint8_t *payload) 
     s.n_driver += HEADER_V7 + r.pdu_len
 
 
-cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
-    """Handle a record that is neither issue nor completion, or is filtered out.
+cdef void handle_other(State *s, Batch *b, int i, uint32_t key) noexcept nogil:
+    """Handle a record that is neither issue nor completion, or is filtered out. It has this key.
 
     A plug or a get-request record, for example, only gives the time.
     """
@@ -283,16 +323,20 @@ cdef void handle_other(State *s, Batch *b, int i) noexcept nogil:
         store_driver_data(s, r, payload_of(b, i))
     elif category & CAT_NOTIFY:
         handle_notify(s, r, payload_of(b, i))
-    elif category & CAT_REQUEUE and event == EVENT_REQUEUE and not s.as_original:
+    elif s.as_original:                         # neither requeues nor queue times
+        return
+    elif category & CAT_REQUEUE and event == EVENT_REQUEUE:
+        set_item(b, i, device_of(key))
+        b.item.state = IS_MULTI_STEP            # stored if its issue is unknown
         if not category & CAT_ZONE_APPEND or find_requeued_append(s, b, i):
             handle_requeue(s, b, i)
     elif category & CAT_QUEUE:
         if event == EVENT_QUEUE:
             s.with_queue = s.follow_issues = s.follow_matches = True
-            set_queued(s, r.sector, queue_key(b.item.key), r.time, r.pid)
+            set_queued(s, r.sector, queue_key(key), r.time, r.pid)
             if s.with_names:
                 count_process(s, r.pid, 1, r.bytes)
         elif event == EVENT_BACK_MERGE:
-            take_queued(s, r.sector, queue_key(b.item.key), &taken)
+            take_queued(s, r.sector, queue_key(key), &taken)
         elif event == EVENT_FRONT_MERGE:        # so far, the request began after this bio
-            take_queued(s, r.sector + (r.bytes >> 9), queue_key(b.item.key), &taken)
+            take_queued(s, r.sector + (r.bytes >> 9), queue_key(key), &taken)

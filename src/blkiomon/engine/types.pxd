@@ -81,6 +81,7 @@ cdef enum:                                      # category bits: action >> 16
     CAT_ZONE = 0x3f << 16                       # append, reset, reset all, finish, open, close
     CAT_WRITE_ZEROES = 1 << 22
     CAT_PAIRED = CAT_ISSUE | CAT_COMPLETE
+    CAT_HANDLED = CAT_PAIRED | CAT_REQUEUE | CAT_NOTIFY | CAT_DRV_DATA
 
 cdef enum:
     EVENT_QUEUE = 1
