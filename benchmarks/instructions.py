@@ -32,6 +32,9 @@ TIMES = 10
 STREAMS: dict[str, Callable[[], bytes]] = {
     "32 outstanding, 1 device": lambda: streams.make(REQUESTS, 32).tobytes(),
     "8,192 outstanding, 64 devices": lambda: streams.make(REQUESTS, 8192, 64).tobytes(),
+    "32 outstanding, 1 device, all events of blktrace": lambda: streams.with_all_events(
+        streams.make(REQUESTS, 32)
+    ).tobytes(),
     "foreign version 8, payloads, 1 % lost": lambda: streams.with_payloads(
         streams.as_foreign(streams.as_version_8(streams.make(REQUESTS, 1024, 8, lost=0.01)))
     ),

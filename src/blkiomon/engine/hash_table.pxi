@@ -7,9 +7,9 @@
 # leaves no tombstone, and few branches depend on how full the table is. (Linear probing that shifts
 # entries back on deletion spent half of its time on mispredicted branches.)
 #
-# The key is (sector, Pending.key), of which the hash leaves out ISSUED. The hash is seeded at random,
-# so that the author of a trace cannot choose sectors that collide. The upper bits of a hash choose
-# the home group; the lowest byte is the tag. A Place has both.
+# The key is (sector, Pending.key). The hash leaves out ISSUED, see queue.pxi, and is seeded at
+# random, so that the author of a trace cannot choose sectors that collide. The upper bits of a hash
+# choose the home group; the lowest byte is the tag. A Place has both.
 #
 # Entry points: key_of, device_of, place_of; find, reserve_slot, remove_entry, next_entry, rehash.
 # Any kernel that owns the table may call them. prepare_records() has place_of, and pair_records()

@@ -3,12 +3,12 @@
 #
 # A queue record (Q) waits in the hash table State.queued for the issue of the same device, sector
 # and direction. FS and PC are not part of its key, as the kernel does not set them in queue
-# records. At the issue, the queue record's key gets the bit ISSUED, and it waits for the match. If a
-# bio is merged into the back of a request (M), its queue record is dropped. If it is merged into the
-# front (F), the request begins at its sector, and its queue time counts. An issue drops all queue
-# records inside its sectors. In State.queued, Pending.bytes is the pid. Most sectors without a queue
-# record are found by a counting Bloom filter of one hash, State.queued_near. With as_original,
-# queue records and processes do not count.
+# records. At the issue, the queue record's key gets the bit ISSUED, and it waits for the match. If
+# a bio is merged into the back of a request (M), its queue record is dropped. If it is merged into
+# the front (F), the request begins at its sector, and its queue time counts. An issue drops all
+# queue records inside its sectors. In State.queued, Pending.bytes is the pid. Most sectors without
+# a queue record are found by a counting Bloom filter of one hash, State.queued_near. With
+# as_original, neither queue records nor processes count.
 #
 # Processes are counted by pid, in an open hash table with linear probing.
 #
@@ -18,7 +18,7 @@
 # allocates.
 
 cdef enum:
-    # In a queue record's key: its issue was read. Hashes leave it out, so the record keeps its slot.
+    # In a queue record's key: its issue was read. No part of the hash, so the slot stays the same.
     ISSUED = 1 << 2
     MOST_PROCESSES = 1 << 16                    # counted separately in an interval
 
