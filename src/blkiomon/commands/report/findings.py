@@ -604,7 +604,7 @@ def _at(whole: Interval, time_ns: int) -> str:
 
 
 def _clock(whole: Interval, time_ns: int) -> str:
-    return clock(time_ns, whole, whole.start_ns, is_fine=whole.duration_s < FINE_S)
+    return clock(time_ns, whole, is_fine=whole.duration_s < FINE_S)
 
 
 def _when(whole: Interval, span_ns: tuple[int, int] | None) -> str:

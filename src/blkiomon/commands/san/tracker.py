@@ -50,7 +50,6 @@ class Tracker:
         self._waited: dict[str, Sequence[str]] = {}
         self._losses: deque[tuple[int, int]] = deque(maxlen=MOST_LOSSES)
         self._slow_since: dict[tuple[str, str], int | None] = {}
-        self._start_ns = 0
         self.topology = topology
         self._has_ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,8 +92,6 @@ class Tracker:
             self.view.update(now)
             self._luns_view.update(now)
         table = FiguresTable(interval)
-        if not self._before:
-            self._start_ns = interval.start_ns
         if now is not before or not self._traced.issuperset(table.devices):
             self._traced.update(table.devices)
             self._siblings = Siblings(self._luns, self._traced)
@@ -130,7 +127,7 @@ class Tracker:
                 since_ns = self._slow_since[key] = before.get(key, new_ns)
                 if since_ns is not None:
                     is_fine = interval.duration_s < 1
-                    at = clock(since_ns, interval, self._start_ns, is_fine=is_fine)
+                    at = clock(since_ns, interval, is_fine=is_fine)
                     evidence = {**one.evidence, "since_ns": since_ns}
                     one = one._replace(when=f" since {at}{zone(interval)}", evidence=evidence)
             dated.append(one)

@@ -11,13 +11,14 @@ from blkiomon.interval.value import Interval
 from blkiomon.sources.topology import Device, Transport
 
 
-def clock(time_ns: int, within: Interval, start_ns: int, *, is_fine: bool) -> str:
+def clock(time_ns: int, within: Interval, *, is_fine: bool) -> str:
     """A moment: its time of day in UTC, with its date unless ``within`` ends on that day.
 
-    Without the time of day: time since ``start_ns``. ``zone`` says which.
+    Without the time of day: time since the trace's first record, as in ``--from``. ``zone`` says
+    which.
     """
     if not within.anchored:
-        return time_text(time_ns - start_ns)
+        return time_text(time_ns)
     day, of_day = utc(time_ns)[: 23 if is_fine else 19].split("T")
     return of_day if day == utc(within.end_ns)[:10] else f"{day} {of_day}"
 
