@@ -248,11 +248,11 @@ Q2D = {
     # The first issue covers the sector of the second.
     "inside another request at the end of all sectors": (
         [
-            *(queued(100, (1 << 64) - 8), queued(101, (1 << 64) - 6)),
-            *request(130, 200, (1 << 64) - 8, 2048),
-            *request(230, 300, (1 << 64) - 6, 512),
+            *(queued(100, (1 << 64) - 8), queued(101, (1 << 64) - 6), queued(102, 2)),
+            *request(130, 200, (1 << 64) - 8, 8192),
+            *(*request(230, 300, (1 << 64) - 6, 512), *request(332, 400, 2, 512)),
         ],
-        [30, NOT_QUEUED],
+        [30, NOT_QUEUED, 230],
     ),
     "in a cgroup": ([*IN_CGROUP, *REQUEST, *request(130, 250, 16)], [30, NOT_QUEUED]),
 }

@@ -181,12 +181,12 @@ cdef void drop_queued_inside(
     is_marked: the issue has a queue record itself, at its first sector.
     """
     cdef Cursor c = Cursor(0, 0)
-    cdef uint64_t end = r.sector + (r.bytes >> 9)
+    cdef uint64_t end = r.sector + min(<uint64_t> r.bytes >> 9, ~r.sector)
     cdef uint64_t sector = r.sector + 1
     cdef Pending taken
     cdef const Pending *p
     if r.bytes >> 12 <= s.queued.n_groups:
-        while sector - r.sector < r.bytes >> 9:     # sector may wrap around
+        while r.sector < sector < end:          # it may wrap around
             if near(s, sector)[0] == (is_marked and sector >> 3 == r.sector >> 3):
                 sector = (sector | 7) + 1       # near() has a counter for each eight sectors
             else:
