@@ -909,6 +909,33 @@ def test_small_files_are_compacted(first: Summary, capfd: Capture) -> None:
     assert stored() == content
 
 
+def test_parts_of_many_row_groups_are_compacted_pruned_and_replaced(
+    traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blkiomon.commands.archive.parts.GROUP_ROWS", 3)
+    monkeypatch.setattr("blkiomon.commands.archive.run.TASKS_A_WORKER", 1)
+    for host in ("web1", "web3"):
+        Path("traces", host).mkdir(exist_ok=True)
+        Path("traces", host, "late.bin").write_bytes(over_midnight(seconds=8))
+    archived("traces/web*/late.bin")
+    archived("traces/db/late.bin")
+    content = stored()
+    assert main(["-o", "ds", "--compact"]) == 0
+    assert len(parts(Path("ds"))) == 2
+    for path in Path("ds").glob("*/*/*.parquet"):
+        file = pq.ParquetFile(path)
+        sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+        assert len(sizes) > 1 and max(sizes) <= 2 * 3
+    assert stored() == content
+    os.utime("traces/web1/late.bin", ns=(0, 0))
+    assert archived("traces/web1/late.bin").resumed == 0
+    assert stored() == content
+    Path("traces/web3/late.bin").unlink()
+    assert main(["-o", "ds", "--prune"]) == 0
+    del content["web3", "late.bin"]
+    assert stored() == content
+
+
 def test_only_a_dataset_is_pruned(tmp_path: Path, capfd: Capture) -> None:
     assert main(["-o", str(tmp_path / "ds"), "--prune"]) == 4
     assert (

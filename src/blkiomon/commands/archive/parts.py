@@ -212,10 +212,16 @@ def _sorted(opened: Iterable[Any], dropped: Collection[str]) -> Iterator[pa.Tabl
     return (table for _, table in parts)
 
 
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows of a file; pyarrow cannot read lists of structs across row groups in batches."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(GROUP_ROWS, row_groups=[group])
+
+
 def _by_host(file: Any, dropped: Collection[str]) -> Iterator[tuple[str, pa.Table]]:
     """The rows of a file, host by host."""
     names_dropped = pa.array(sorted(dropped), pa.string())
-    for batch in pq.ParquetFile(file).iter_batches(GROUP_ROWS):
+    for batch in _batches(pq.ParquetFile(file)):
         table = pa.Table.from_batches([batch])
         if dropped:
             trace = table["trace"].cast(pa.string())
