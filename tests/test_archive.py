@@ -527,6 +527,28 @@ def test_bad_traces_are_failures_and_the_others_count(traces: Path) -> None:
     assert summary.host("web2").groups[-1].d2c_ns == good.host("web2").groups[-1].d2c_ns
 
 
+def test_traces_without_a_record_are_failures(traces: Path, capfd: Capture) -> None:
+    (traces / "web1" / "zero.bin").write_bytes(b"")
+    (traces / "db" / "idle.blktrace.0").write_bytes(b"")
+    sources = ["traces/web1", "traces/web1/zero.bin", "traces/db/idle"]
+    assert main(["--workers=0", "-o", "ds", "--json", *sources]) == 3
+    out, err = capfd.readouterr()
+    why = "it contains no trace record; no record of it was read"
+    names = ("db/idle", "web1/zero.bin")
+    assert err.splitlines() == [f"blkiomon: {traces}/{name}: {why}" for name in names]
+    found = json.loads(out)
+    assert (found["traces"], [host["host"] for host in found["hosts"]]) == (3, ["web1"])
+    assert stored().keys() == {("web1", "a.bin")}
+    (traces / "web1" / "zero.bin").write_bytes(b"garbage")
+    assert len(summarize("traces/web1/zero.bin", resync=True, workers=0).failures) == 1
+
+
+def test_trace_that_begins_after_the_period_is_no_failure(traces: Path) -> None:
+    (traces / "db" / "late.bin").write_bytes(encode([issue(5 * S - 1, 0, 4096)]) + over_midnight())
+    summary = summarize("traces/db/late.bin", to_ns=S, is_absolute=True, workers=0)
+    assert not summary.failures and summary.records == 0
+
+
 def test_resync_goes_on_and_counts_skipped_bytes(traces: Path) -> None:
     (traces / "web1" / "a.bin").write_bytes(MULTI[:4800] + b"garbage" + MULTI[4800:])
     strict = summarize("traces/web1/a.bin", workers=0)

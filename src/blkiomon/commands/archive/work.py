@@ -135,7 +135,10 @@ def _intervals(
 ) -> Iterator[Interval]:
     with ExitStack() as stack:
         stream = stack.enter_context(trace.open(resync=options.resync, report=notes.append))
-        yield from followed(counted(stream, monitor), monitor)
+        for interval in followed(counted(stream, monitor), monitor):
+            if not (monitor.totals.records or monitor.is_done):
+                raise SourceError(f"{trace.name}: it contains no trace record")
+            yield interval
 
 
 def _error_text(error: Exception) -> str:
