@@ -791,7 +791,7 @@ def test_renamed_trace_counts_once_after_pruning(traces: Path, first: Summary) -
     assert stored() == stored("other")
 
 
-@pytest.mark.parametrize("options", [{"interval": 2.0}, {"resync": True}, {"host": "*/{host}"}])
+@pytest.mark.parametrize("options", [{"resync": True}, {"host": "*/{host}"}])
 def test_other_options_begin_anew(first: Summary, options: dict[str, Any]) -> None:
     assert archived(**options).resumed == 0
     archived(dataset="other", **options)
@@ -821,14 +821,17 @@ def test_selected_requests_alone_are_in_the_summary_and_the_dataset(
     assert archived("traces/db/sda", **options).resumed == 1
 
 
-def test_dataset_takes_requests_of_one_selection(traces: Path, capfd: Capture) -> None:
+def test_dataset_takes_intervals_of_one_length_and_selection(traces: Path, capfd: Capture) -> None:
     archived("traces/web1/a.bin", ops="read")
     before = stored()
     assert main(["-o", "ds", "--op", "write", "traces/web2/b.gz"]) == 4
     (line,) = capfd.readouterr().err.splitlines()
-    assert "has another selection of requests (only read) than this run (only write): " in line
-    with pytest.raises(ArchiveError, match=r"\(only read\) than this run \(all\)"):
-        archived("traces/web1/a.bin")
+    assert "has other intervals (1 s, only read) than this run (60 s, only write): use " in line
+    for interval, length in ((1.0, "1 s"), (None, "whole traces")):
+        with pytest.raises(ArchiveError, match=rf"only read\) .* \({length}, all requests\)"):
+            archived("traces/web1/a.bin", interval=interval)
+    with pytest.raises(ArchiveError, match=r"\(1 s, only read\) than this run \(2 s, only read\)"):
+        archived("traces/web1/a.bin", ops="read", interval=2.0)
     assert stored() == before
     assert main(["-o", "ds", "--compact"]) == 0
 
@@ -1249,7 +1252,7 @@ def test_name_of_a_host_cannot_control_the_terminal(traces: Path, capfd: Capture
     (traces / odd).mkdir()
     (traces / odd / "a.bin").write_bytes(PHASES[:48_000])
     (traces / odd / "cut\x1b]0;x\a.bin").write_bytes(PHASES[:48_007])
-    assert main(["-o", "ds", "--workers=0", f"traces/{odd}/*"]) == 3
+    assert main(["-o", "ds", "-I1", "--workers=0", f"traces/{odd}/*"]) == 3
     printed = capfd.readouterr()
     for text in (printed.out, printed.err):
         assert "web" in text

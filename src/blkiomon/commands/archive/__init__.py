@@ -133,8 +133,9 @@ COMMAND = Command(
     are done and unchanged. A damaged trace is reported; its intervals before the damage count, and
     the other traces are read. Only one run at a time can write a dataset.
 
-    All rows of a dataset have one selection of devices, operations and period: a run that selects
-    others is refused. --from and --to in seconds count from the first record of each trace.
+    All intervals of a dataset have one length, and one selection of devices, operations and
+    period: a run with others is refused. --from and --to in seconds count from the first record of
+    each trace.
 
     Anyone who can reach a Dask scheduler can run programs on its workers and on its clients.
     Protect it with TLS, and do not use it as root.
@@ -297,8 +298,8 @@ def summarize(
             default the folder that holds it.
         resync, max_pending, max_age_s: see ``Monitor``.
         show_progress: on standard error.
-        devices, ops, from_ns, to_ns, is_absolute: which requests count, see ``Monitor``. All rows
-            of a dataset are of one selection.
+        devices, ops, from_ns, to_ns, is_absolute: which requests count, see ``Monitor``. All
+            intervals of a dataset have one length and one selection.
 
     A trace that cannot be read, or not to its end, is one of the summary's ``failures``.
 

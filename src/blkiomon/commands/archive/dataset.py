@@ -24,6 +24,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from itertools import starmap
 from typing import Any
 from uuid import uuid4
 
@@ -191,18 +192,19 @@ class Dataset:
         except (KeyError, TypeError, ValueError):  # damaged
             return None
 
-    def require_selection(self, wanted: Selection) -> None:
-        """Raises DatasetError: the rows of the dataset are of another selection of requests."""
+    def require_intervals(self, options: TraceOptions) -> None:
+        """Raises DatasetError: intervals of the dataset have another length or selection."""
+        wanted = options.interval_s, options.selection
         for entry in self._done.values():
             try:
-                there = _selection_of(entry)
+                there = entry["source"]["options"]["interval_s"], _selection_of(entry)
             except (KeyError, TypeError, ValueError):  # damaged
                 continue
             if there != wanted:
-                has, asked = (f"only {s.text}" if s.text else "all" for s in (there, wanted))
+                has, asked = starmap(_intervals_text, (there, wanted))
                 raise DatasetError(
-                    f"{self.files.url} has another selection of requests ({has}) than this run "
-                    f"({asked}): select the same, or write to another dataset"
+                    f"{self.files.url} has other intervals ({has}) than this run ({asked}): use "
+                    "the same -I and selection, or write to another dataset"
                 )
 
     def drop(self, traces: Collection[str]) -> None:
@@ -300,6 +302,11 @@ def _selection_of(entry: Line) -> Selection:
     stored = entry["source"]["options"]
     period = Period(**{name: stored[name] for name in Period._fields if name in stored})
     return Selection(tuple(stored.get("devices", ())), tuple(stored.get("ops", ())), period)
+
+
+def _intervals_text(interval_s: float | None, selection: Selection) -> str:
+    length = "whole traces" if interval_s is None else f"{interval_s:g} s"
+    return f"{length}, {f'only {selection.text}' if selection.text else 'all requests'}"
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def run(
     with locked(dataset, may_create=bool(traces)) as store:
         try:
             if traces:
-                store.require_selection(options.selection)
+                store.require_intervals(options)
             if prune:
                 gone = how_many(store.prune(), "trace is", "traces are")
                 builder.note(f"{gone} gone and removed from the dataset")
