@@ -569,6 +569,47 @@ def test_missing_cpu_is_a_note(traces: Path) -> None:
     assert result.whole is not None and result.whole.missing_files == 1
 
 
+SLOW_PATH = DATA / "san/traces/iscsi-slow-path"
+"""A trace of a multipath map and both of its paths, with its topology beside it."""
+
+
+def test_totals_count_a_request_on_a_map_and_its_path_once(capfd: Capture) -> None:
+    trace = f"{SLOW_PATH}.blktrace.0.xz"
+    assert main(["--workers=0", "--json", trace]) == 0
+    found = json.loads(capfd.readouterr().out)
+    (host,) = found["hosts"]
+    of_device = {g["device"]: g["requests"] for g in host["groups"] if g["op"] is None}
+    assert host["not_in_total"] == ["8:0", "8:16"]
+    assert of_device["8:0"] > 0 and of_device["8:16"] > 0
+    assert of_device[None] == of_device["254:0"] == found["fleet"][-1]["requests"]
+    assert [(g["op"], g["requests"]) for g in found["fleet"]] == [
+        ("read", of_device[None]),
+        (None, of_device[None]),
+    ]
+    summary = summarize(trace, workers=0)
+    of_map = blkiomon.summarize(trace, devices="254:0").total.d2c_ns.percentile(99)
+    assert {summary.percentile(99, host="traces", op=op) for op in ("read", None)} == {of_map}
+    text = "".join(summary.text())
+    assert "\ntraces  totals leave out 8:0, 8:16: other devices have the same requests\n" in text
+
+
+def test_topology_beside_one_trace_is_that_of_its_host(traces: Path) -> None:
+    for host in ("san1", "san2"):
+        (traces / host).mkdir()
+        for name, device in (("sda", 8 << 20), ("dm-0", 254 << 20)):
+            (traces / host / f"{name}.blktrace.0").write_bytes(over_midnight(device))
+    topology = traces / "san1" / "sda.topology.json"
+    shutil.copy(f"{SLOW_PATH}.topology.json", topology)
+    one, other = archived("traces/san*").hosts
+    assert (one.not_in_total, other.not_in_total) == ((8 << 20,), ())
+    assert [host.groups[-1].requests for host in (one, other)] == [8, 16]
+    topology.write_bytes(b"{}")
+    again = archived("traces/san*")
+    assert (again.resumed, again.hosts[0].groups[-1].requests) == (4, 16)
+    why = 'not a topology: its "format" is not "blkiomon-topology"'
+    assert again.notes == (f"{topology}: {why}; so totals of san1 may count requests twice",)
+
+
 def test_summary_without_traces_is_empty() -> None:
     summary = summarize("/nowhere/at/all", workers=0)
     assert (summary.hosts, summary.fleet, len(summary.failures)) == ((), (), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -120,9 +120,11 @@ class Group:
         return self.bytes * NS_PER_S / self.duration_ns if self.duration_ns else None
 
 
-def groups_of(snapshots: Sequence[Snapshot], duration_ns: int) -> list[tuple[Group, ...]]:
+def groups_of(
+    snapshots: Sequence[Snapshot], duration_ns: int, not_in_total: Collection[int] = ()
+) -> list[tuple[Group, ...]]:
     """All groups of each snapshot; see ``columns_of``."""
-    columns = columns_of(snapshots, duration_ns)
+    columns = columns_of(snapshots, duration_ns, not_in_total)
     groups = grouped(columns)
     ends = [at + 1 for at, key in enumerate(columns.keys) if key & TOTAL]
     return [groups[begin:end] for begin, end in pairwise([0, *ends])]

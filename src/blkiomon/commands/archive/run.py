@@ -59,7 +59,8 @@ def run(
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
     traces, failures, notes = find(sources, host)
-    builder = SummaryBuilder(failures, options.selection.text)
+    topologies = {t.host: t.topology for t in reversed(traces) if t.topology is not None}
+    builder = SummaryBuilder(failures, options.selection.text, topologies)
     for note in notes:
         builder.note(note)
     if dataset is None:

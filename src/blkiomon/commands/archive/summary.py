@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from blkiomon.commands.archive.results import Result
-from blkiomon.commands.archive.traces import Failure
+from blkiomon.commands.archive.traces import Failure, read_topology, why
 from blkiomon.commands.table import MARK, is_supported
 from blkiomon.console import how_many, printable
 from blkiomon.engine.constants import OPS
@@ -23,6 +23,8 @@ from blkiomon.interval.incomplete import Incomplete, in_words
 from blkiomon.interval.merging import merge_snapshots
 from blkiomon.interval.moments import Moments
 from blkiomon.interval.value import MERGED_AT_ONCE, Counts, Interval, merge
+from blkiomon.interval.views import View, devices_of
+from blkiomon.sources.topology import Topology
 
 SCHEMA = 1
 
@@ -40,6 +42,8 @@ class Host:
         groups: as of an interval; rates and busy fractions are None, as traces may have gaps and
             overlap. The maximum of requests in flight is that of a single trace.
         missing_files: files that are missing from sets with a file for each CPU, in all traces.
+        not_in_total: numbers of devices that totals leave out, as their requests count on others:
+            paths of multipath maps, and volumes. Only a topology tells which these are.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Host:
     counts: Counts
     groups: tuple[Group, ...]
     missing_files: int = 0
+    not_in_total: tuple[int, ...] = ()
 
     @property
     def incomplete(self) -> tuple[Incomplete, ...]:
@@ -92,7 +97,7 @@ class Summary:
         self, percent: float, *, host: str | None = None, op: str | None = None
     ) -> int | None:
         """A percentile of d2c in ns of one host or all, one operation or all; None: no request."""
-        groups = self.fleet if host is None else self.host(host).groups
+        groups = self.fleet if host is None else tuple(_counted_once(self.host(host)))
         wanted = [g.d2c_ns for g in groups if g.op == op and (op or g.device is None)]
         return Distribution().merge(*wanted).percentile(percent)
 
@@ -115,6 +120,7 @@ class Summary:
                     "records": host.counts.records,
                     "unseen": unseen(host.counts),
                     "incomplete": incomplete_list(host.incomplete),
+                    "not_in_total": [*map(device_text, host.not_in_total)],
                     "groups": [
                         {
                             "device": None if g.device is None else device_text(g.device),
@@ -160,7 +166,7 @@ class Summary:
         left = len(hosts)
         free = None if size is None else size.lines - len(self.fleet) - 7
         for name, host in zip(names, hosts, strict=True):
-            needed = len(host.groups) + bool(host.incomplete)
+            needed = len(host.groups) + bool(host.incomplete) + bool(host.not_in_total)
             if free is not None and left < len(hosts) and needed > free:
                 yield f"{how_many(left, 'more host', 'more hosts')}: --all prints all\n"
                 break
@@ -168,10 +174,19 @@ class Summary:
             left -= 1
             if host.incomplete:
                 yield lines.cut(f"{name:<{lines.width}}  INCOMPLETE: {in_words(host.incomplete)}")
+            if host.not_in_total:
+                left_out = ", ".join(map(device_text, host.not_in_total))
+                why = f"totals leave out {left_out}: other devices have the same requests"
+                yield lines.cut(f"{name:<{lines.width}}  {why}")
             for group in host.groups:
                 yield lines.line(name, group)
         few = f"; {MARK} the slowest of too few requests" * lines.has_marks
         yield "\n" + lines.cut(f"d2c in microseconds{few}")
+
+
+def _counted_once(host: Host) -> Iterator[Group]:
+    """The groups without those of devices that totals leave out."""
+    return (group for group in host.groups if group.device not in host.not_in_total)
 
 
 def _p99_ns(host: Host) -> int:
@@ -266,6 +281,7 @@ class _HostIntervals:
 
     def __init__(self) -> None:
         self.traces = 0
+        self.not_in_total: tuple[int, ...] = ()
         self._missing_files = 0
         self._parts: dict[bool, list[Interval]] = {}  # by whether the time of day is known
 
@@ -277,17 +293,29 @@ class _HostIntervals:
         if len(parts) >= MERGED_AT_ONCE:
             parts[:] = [merge(parts)]
 
-    def snapshot(self) -> Snapshot:
-        """The figures of all intervals."""
+    def _wholes(self) -> list[Interval]:
         for parts in self._parts.values():
             if len(parts) > 1:
                 parts[:] = [merge(parts)]
-        snapshots = [whole.snapshot for (whole,) in self._parts.values()]
+        return [whole for (whole,) in self._parts.values()]
+
+    def count_once(self, topology: Topology) -> None:
+        """Leave devices out of the totals whose requests count on another device."""
+        wholes = self._wholes()
+        traced = {number for whole in wholes for number in devices_of(whole).tolist()}
+        view = View(topology, "lun", traced)
+        once = [view.count_once(whole) for whole in wholes]
+        self._parts = {whole.anchored: [whole] for whole in once}
+        self.not_in_total = tuple(sorted({n for whole in once for n in whole.not_in_total}))
+
+    def snapshot(self) -> Snapshot:
+        """The figures of all intervals."""
+        snapshots = [whole.snapshot for whole in self._wholes()]
         return snapshots[0] if len(snapshots) == 1 else merge_snapshots(snapshots)
 
     def host(self, name: str, groups: tuple[Group, ...]) -> Host:
-        """The host, with the groups of its ``snapshot``, which must be called before."""
-        wholes = [whole for (whole,) in self._parts.values()]
+        """The host, with the groups of its ``snapshot``."""
+        wholes = self._wholes()
         anchored = next((whole for whole in wholes if whole.anchored), None)
         return Host(
             name=name,
@@ -297,6 +325,7 @@ class _HostIntervals:
             counts=sum((whole.counts for whole in wholes), Counts()),
             groups=groups,
             missing_files=self._missing_files,
+            not_in_total=self.not_in_total,
         )
 
 
@@ -306,10 +335,14 @@ class SummaryBuilder:
     Args:
         failures: sources that cannot be used.
         selected: see ``Summary``.
+        topologies: path or URL of the topology of each host that has one.
     """
 
-    def __init__(self, failures: Iterable[Failure] = (), selected: str = "") -> None:
+    def __init__(
+        self, failures: Iterable[Failure], selected: str, topologies: Mapping[str, str]
+    ) -> None:
         self._selected = selected
+        self._topologies = topologies
         self._failures = list(failures)
         self._hosts: dict[str, _HostIntervals] = {}
         self._notes: list[str] = []
@@ -343,10 +376,12 @@ class SummaryBuilder:
     def summary(self) -> Summary:
         """The summary of all results so far."""
         hosts: list[Host] = []
-        waiting = iter(sorted(self._hosts.items()))
-        while some := list(islice(waiting, MERGED_AT_ONCE)):
-            groups = groups_of([whole.snapshot() for _, whole in some], 0)
-            hosts += (whole.host(name, of) for (name, whole), of in zip(some, groups, strict=True))
+        self._count_once()
+        sorted_hosts = sorted(self._hosts.items())
+        for not_in_total, alike in groupby(sorted_hosts, lambda host: host[1].not_in_total):
+            while some := list(islice(alike, MERGED_AT_ONCE)):
+                groups = groups_of([whole.snapshot() for _, whole in some], 0, not_in_total)
+                hosts += (w.host(name, of) for (name, w), of in zip(some, groups, strict=True))
         return Summary(
             hosts=tuple(hosts),
             fleet=tuple(_fleet(hosts)),
@@ -359,11 +394,21 @@ class SummaryBuilder:
             selected=self._selected,
         )
 
+    def _count_once(self) -> None:
+        for host in self._hosts.keys() & self._topologies.keys():
+            file = self._topologies[host]
+            try:
+                topology = read_topology(file)
+            except Exception as error:  # of any file system
+                self.note(f"{file}: {why(error)}; so totals of {host} may count requests twice")
+            else:
+                self._hosts[host].count_once(topology)
+
 
 def _fleet(hosts: Iterable[Host]) -> Iterator[Group]:
     parts: dict[str | None, list[Group]] = {}
     for host in hosts:
-        for group in host.groups:
+        for group in _counted_once(host):
             if group.op is not None or group.device is None:
                 of_op = parts.setdefault(group.op, [])
                 of_op.append(group)

@@ -15,9 +15,11 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from blkiomon.errors import SourceError
+from blkiomon.formats.topology import decode
 from blkiomon.sources import Source, source_of
 from blkiomon.sources.readers import OpenedReader, Reader, begins_like_trace
-from blkiomon.sources.trace_sets import MEMBER, MOST_NAMED, members_of
+from blkiomon.sources.topology import Topology
+from blkiomon.sources.trace_sets import MEMBER, MOST_NAMED, TOPOLOGY, members_of
 
 HOST = "{host}"
 
@@ -65,6 +67,7 @@ class Trace:
         is_local: the files are on this machine.
         notes: messages for the user.
         missing_files: files of a set that are missing.
+        topology: path or URL of the host's topology, if it is beside the trace.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Trace:
     is_local: bool
     notes: tuple[str, ...] = ()
     missing_files: int = 0
+    topology: str | None = None
 
     @property
     def size(self) -> int:
@@ -176,6 +180,12 @@ def why(error: BaseException) -> str:
     """The text of an error of a file system or its library, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
+
+
+def read_topology(url: str) -> Topology:
+    """The topology in a file. Raises an exception of any kind: it cannot be read."""
+    fs, path = fsspec.url_to_fs(url)
+    return decode(fs.cat_file(path))
 
 
 class Found(NamedTuple):
@@ -381,7 +391,16 @@ class _Finder:
         if name not in self.found:
             files = tuple(_file(fs, path, info) for path, info in members)
             is_local = isinstance(fs, LocalFileSystem)
-            self.found[name] = Trace(name, "", files, is_local, notes, missing_files)
+            topology = self._topology_beside(fs, path)
+            self.found[name] = Trace(name, "", files, is_local, notes, missing_files, topology)
+
+    def _topology_beside(self, fs: Any, path: str) -> str | None:
+        beside = f"{path.removesuffix('.blktrace')}{TOPOLOGY}"
+        folder, _, name = beside.rpartition("/")
+        with suppress(Exception):  # of a folder that cannot be listed
+            if name in self._list(fs, folder):
+                return _url(fs, beside)
+        return None
 
     def _list(self, fs: Any, folder: str) -> dict[str, Info]:
         """The info of each file in a directory, by the name in it."""
