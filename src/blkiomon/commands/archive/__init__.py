@@ -122,8 +122,9 @@ COMMAND = Command(
     directory, single files beside files of blktrace are left out and reported: they may have the
     same records.
 
-    The host with the highest p99 comes first. A terminal gets as many hosts as it has
-    lines for.
+    The host with the highest p99 comes first. A terminal gets as many hosts as it has lines for.
+    With NAME.topology.json beside a trace NAME of a host, its totals count a request on a multipath
+    map and its path, or on a volume and its disk, once.
 
     DATASET/requests has a row for each interval, device and operation, DATASET/intervals one for
     each interval. Both are partitioned by the UTC day in which an interval begins, day=YYYY-MM-DD,
