@@ -136,9 +136,10 @@ def _intervals(
     with ExitStack() as stack:
         stream = stack.enter_context(trace.open(resync=options.resync, report=notes.append))
         for interval in followed(counted(stream, monitor), monitor):
-            if not (monitor.totals.records or monitor.is_done):
-                raise SourceError(f"{trace.name}: it contains no trace record")
-            yield interval
+            if monitor.engine.records or monitor.is_done:
+                yield interval
+        if not (monitor.engine.records or monitor.is_done):
+            raise SourceError(f"{trace.name}: it contains no trace record")
 
 
 def _error_text(error: Exception) -> str:
