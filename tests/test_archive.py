@@ -591,7 +591,8 @@ def test_totals_count_a_request_on_a_map_and_its_path_once(capfd: Capture) -> No
     of_map = blkiomon.summarize(trace, devices="254:0").total.d2c_ns.percentile(99)
     assert {summary.percentile(99, host="traces", op=op) for op in ("read", None)} == {of_map}
     text = "".join(summary.text())
-    assert "\ntraces  totals leave out 8:0, 8:16: other devices have the same requests\n" in text
+    why = "totals leave out devices with the same requests as others"
+    assert f"\ntraces  {why}: 8:0, 8:16\n" in text
 
 
 def test_topology_beside_one_trace_is_that_of_its_host(traces: Path) -> None:
