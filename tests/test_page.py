@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pages import accessible_names, opened, seen, shown
 
 from blkiomon.commands import report
 from blkiomon.commands.report import page as page_module
-from blkiomon.commands.report.cells import Cells, bounded, packed
+from blkiomon.commands.report.cells import Cells, bounded, coarser_note, packed
 from blkiomon.commands.report.collect import collect
 from blkiomon.commands.report.collected import Collected
 from blkiomon.commands.topology import save
@@ -23,12 +24,15 @@ from blkiomon.engine import layout
 from blkiomon.formats.units import device_text
 from blkiomon.interval.distribution import Distribution
 from blkiomon.interval.value import Group, merge
+from blkiomon.library import summarize
 from blkiomon.outputs.opening import Policy
 from blkiomon.sources.topology import Device, Topology
 from tools.browser import Browser, Page
 
 DATA = Path(__file__).parent / "data"
 MULTI = DATA / "loop-multi-dc.bin"
+SLOW_PATH = DATA / "san/traces/iscsi-slow-path"
+"""A multipath map and its two paths, with their topology."""
 
 FIGURES = ("requests", "bytes", "errors", "requeues", "min", "max", "p50", "p90", "p99", "p99.9")
 
@@ -106,6 +110,33 @@ def test_figures_of_any_selection_equal_the_librarys(page: Page, found: Collecte
         assert {name: got[name] for name in FIGURES} == want
         total = page.run("document.querySelector('#summary tr.total').textContent")
         assert f"{want['requests']:,}" in total
+
+
+@pytest.mark.parametrize("kind", ["trace", "json"])
+def test_request_on_a_map_and_its_path_counts_once_in_all_devices(
+    browser: Browser, tmp_path: Path, kind: str
+) -> None:
+    trace, output = SLOW_PATH, tmp_path / "page.html"
+    if kind == "json":
+        trace = tmp_path / "run.jsonl"
+        runner.succeed("-I1", "--json", trace, SLOW_PATH)
+    assert report.main(["-o", str(output), str(trace)]) == 0
+    page = opened(browser, output)
+    total = page.run("JSON.parse(document.getElementById('figures').textContent).whole.total")
+    of_map = summarize(SLOW_PATH).device("254:0")
+    assert total["requests"] == of_map.requests == shown(page, "charts.figures()")["requests"]
+    assert total["errors"] == shown(page, "charts.figures()")["errors"] == 0
+    tiles = page.run("[...document.querySelectorAll('.tiles dd')].map((e) => e.textContent)")
+    row = "[...document.querySelector('#summary tr.total').cells].map((e) => e.textContent)"
+    assert page.run(row)[2] == tiles[0] == "11,148"
+    assert page.run(row)[4] == tiles[2] == "301"
+    most = page.run("document.querySelector('#figure-iops canvas').ariaLabel")
+    device = shown(page, "charts.ranking.find(({n}) => n === 11148).device")
+    select(page, 0, shown(page, "charts.run.n_slices"), device, [0])
+    assert page.run("document.querySelector('#figure-iops canvas').ariaLabel") == most
+    part = "{...charts.part, device, ops: new Set([0, 6])}"
+    failed = shown(page, f"charts.run.devices.map((_, device) => charts.figures({part}).errors)")
+    assert sorted(failed) == [0, 0, 2]
 
 
 def test_tables_follow_the_selection(page: Page, found: Collected) -> None:
@@ -237,7 +268,7 @@ def test_page_logs_nothing_to_the_console_and_loads_nothing(page: Page, path: Pa
 def with_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a stall, a slow path and two failed requests."""
     path = tmp_path_factory.mktemp("page") / "findings.html"
-    assert report.main(["-o", str(path), str(DATA / "san/traces/iscsi-slow-path")]) == 0
+    assert report.main(["-o", str(path), str(SLOW_PATH)]) == 0
     return path
 
 
@@ -293,9 +324,11 @@ def test_shades_are_explained_in_words(browser: Browser, with_findings: Path) ->
 
 
 def test_failed_requests_are_red_where_they_are_counted(
-    browser: Browser, with_findings: Path, path: Path
+    browser: Browser, path: Path, tmp_path: Path
 ) -> None:
-    page = opened(browser, with_findings)
+    output = tmp_path / "paths.html"
+    assert report.main(["-o", str(output), "--by", "path", str(SLOW_PATH)]) == 0
+    page = opened(browser, output)
     shown(page, "charts.draw()")
     hot = "rgb(179, 0, 71)"
     coloured = (
@@ -417,6 +450,19 @@ def test_bounded_cells_keep_the_slow_device_and_all_sums(crowd: Cells, most_byte
     ]
     assert (counts[0] == counts[1]).all()
     assert smaller.edges_s[-1] == crowd.edges_s[-1]
+
+
+def test_bounded_cells_keep_the_total_where_some_devices_are_not_in_it(crowd: Cells) -> None:
+    paths = tuple(crowd.devices[::2].tolist())
+    (smaller,) = bounded([replace(crowd, not_in_total=paths)], 1)
+    assert smaller.n_merged > 0
+    for cells in (smaller, smaller.in_total()):
+        assert len(np.setdiff1d(cells.devices, paths)) > 1
+    halves = crowd.columns["requests"][~np.isin(crowd.devices[crowd.device], paths)]
+    assert smaller.in_total().columns["requests"].sum() == halves.sum()
+    (note,) = coarser_note(crowd, smaller)
+    n_left_out = 200 - smaller.n_merged - np.count_nonzero(smaller.devices)
+    assert f", and {n_left_out} whose requests count on another device are left out," in note
 
 
 def test_page_has_coarser_charts_rather_than_more_bytes(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from test_views import lun_of, number, path
 
 import blkiomon
 from blkiomon.commands import report
+from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import collect
+from blkiomon.commands.report.figures import charts
 from blkiomon.commands.topology import load
 from blkiomon.commands.views import view_of
 from blkiomon.formats.json_codec import to_dict
@@ -161,7 +164,6 @@ def test_page_names_the_slow_path_with_its_topology(tmp_path: Path) -> None:
     for more in ([], ["--by", "path"]):
         page = page_of(tmp_path, "--overwrite", *more, SLOW_PATH)
         assert found in page
-        assert ("and both count here" in page) == (not more)
 
 
 def test_view_without_a_topology_is_one_line(tmp_path: Path, capfd: Capture) -> None:
@@ -169,7 +171,47 @@ def test_view_without_a_topology_is_one_line(tmp_path: Path, capfd: Capture) -> 
     assert "--by lun needs the traced host's topology" in capfd.readouterr().err
 
 
+def test_picture_counts_a_request_on_a_map_and_its_path_once() -> None:
+    topology = load(f"{SLOW_PATH}.topology.json")
+    found = collect([str(SLOW_PATH)]).of_host(topology)
+    (draw,) = (chart.draw for chart in charts(found) if chart.name == "iops")
+    assert isinstance(draw, partial)
+    (reads,) = draw.args[0]
+    assert reads.name == "read"
+    assert reads.cells.columns["requests"].sum() == found.whole.total.requests == 11_148
+
+
+def test_others_may_count_twice_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "RESOLUTION", collecting.RESOLUTION._replace(most_devices=2))
+    found = collect([str(SLOW_PATH)]).of_host(load(f"{SLOW_PATH}.topology.json"))
+    assert found.notes[0] == "Among the others, a request on a map and its path may count twice."
+
+
 # --- compare --------------------------------------------------------------------------------------
+
+
+def test_side_without_a_topology_counts_twice_and_says_so(tmp_path: Path, capfd: Capture) -> None:
+    alone = tmp_path / "alone.blktrace.0.xz"
+    alone.write_bytes(Path(f"{SLOW_PATH}.blktrace.0.xz").read_bytes())
+    for sides, letter in (((SLOW_PATH, alone), "B"), ((alone, SLOW_PATH), "A")):
+        assert compare.main([*map(str, sides)]) == 0
+        assert f"\n{letter}: its topology is not known: the rows of all" in capfd.readouterr().out
+    assert compare.main([str(alone), str(alone)]) == 0
+    assert "is not known" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["device", "lun"])
+def test_rule_about_all_devices_counts_a_request_on_a_map_and_its_path_once(
+    by: str, tmp_path: Path, capfd: Capture
+) -> None:
+    output = tmp_path / "changes.html"
+    arguments = ["-o", str(output), "--by", by, "--fail-if", "read.iops < 400"]
+    assert compare.main([*arguments, str(SLOW_PATH), str(SLOW_PATH)]) == 1
+    assert capfd.readouterr().err == "blkiomon: read.iops < 400: 301\n"
+    rows = {(r["device"], r["op"]): r for r in element(output.read_text(), "figures")["rows"]}
+    if by == "device":
+        assert rows["all", "read"] | {"device": "mpatha"} == rows["mpatha", "read"]
+        assert rows["sdb", "all"]["errors"] == [2, 2]
 
 
 def rows_of(capfd: Capture, *arguments: runner.Argument) -> dict[str, tuple[float, float]]:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from blkiomon.commands.report.collected import Collected
     from blkiomon.commands.table import DeviceFigures, Row
     from blkiomon.interval.value import Interval
-    from blkiomon.sources.topology import Topology
 
 COMMAND = Command(
     "summary",
@@ -106,10 +105,11 @@ def main(given: Namespace) -> int:
     topology = find_topology(given.by, given.topology, given.operands)
     with _first_interrupt_ignored():
         found = collect(given.operands, **wanted._asdict(), patterns=False, **limits(given))
+        found = found.of_host(topology)
     for note in found.notes:
         complain(note)
     columns = shutil.get_terminal_size().columns
-    shown = _Summary(found, topology, given).lines(columns)
+    shown = _Summary(found, given).lines(columns)
     status = printed([for_locale("\n".join([*shown, ""]))])
     return status or (EXIT_INPUT if found.is_broken else EXIT_OK)
 
@@ -137,15 +137,14 @@ class _Summary:
 
     Args:
         found: what was read.
-        topology: of the traced host; None if it is not known.
         given: the user's options.
     """
 
-    def __init__(self, found: Collected, topology: Topology | None, given: Namespace) -> None:
+    def __init__(self, found: Collected, given: Namespace) -> None:
         from blkiomon.sources.devices import device_name, nameless
 
         self._found = found
-        self._topology = topology
+        topology = found.topology
         self._given = given
         self._view = view_of(topology, given.by)
         self._shown = found.whole
@@ -170,8 +169,7 @@ class _Summary:
         names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
         if len(found.names) > 3:
             names += f" and {len(found.names) - 3} more"
-        requests = found.requests_once(self._topology)
-        counts = [how_many(requests, "request", "requests", ",")]
+        counts = [how_many(whole.total.requests, "request", "requests", ",")]
         if whole.counts.records:
             counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
         names += " merged" * (len(found.names) > 1)
@@ -179,14 +177,14 @@ class _Summary:
         yield from textwrap.wrap(first, columns, break_long_words=False, break_on_hyphens=False)
         devices = how_many(len(found.devices), "device", "devices", ",")
         only = f"; only {found.selection.text}" if found.selection.text else ""
-        if requests < whole.total.requests:
+        if whole.not_in_total:
             only += "; a request on a map and its path counts once"
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
         yield from self._table(columns)
         if whole.counts.lost:
             yield from textwrap.wrap(loss_note(whole.counts.lost), columns)
-        stands_out = findings(found.slices, whole, self._name_of, self._topology, found.gaps)
+        stands_out = findings(found.slices, whole, self._name_of, found.topology, found.gaps)
         if stands_out:
             yield ""
         for one in stands_out:

@@ -76,6 +76,7 @@ class Cells:
             ``in_flight`` in request-ns; ``queued`` counts requests with a queue time.
         histograms: by name, see ``HISTOGRAMS``.
         n_merged: devices that were merged into ``OTHERS`` for the size of the page.
+        not_in_total: devices that are left out of all devices together, see ``Interval``.
     """
 
     edges_s: Floats
@@ -85,6 +86,7 @@ class Cells:
     columns: dict[str, Floats]
     histograms: dict[str, Bins]
     n_merged: int = 0
+    not_in_total: tuple[int, ...] = ()
 
     @property
     def device(self) -> Integers:
@@ -138,16 +140,25 @@ class Cells:
         return replace(merged, edges_s=edges_s, known_s=known_s)
 
     def with_devices(self, own: npt.NDArray[np.uint32]) -> Cells:
-        """These devices in this order; all others are merged into ``OTHERS``."""
+        """These devices in this order; all others are merged into ``OTHERS``.
+
+        Those that are not in the total are left out instead, so that the total stays the same.
+        """
         is_own = np.isin(self.devices, own)
-        n_merged = int((~is_own & (self.devices != OTHERS)).sum())
-        if not is_own.all() and OTHERS not in own:
+        is_merged = ~is_own & ~np.isin(self.devices, self.not_in_total)
+        n_merged = int((is_merged & (self.devices != OTHERS)).sum())
+        if is_merged.any() and OTHERS not in own:
             own = np.append(own, np.uint32(OTHERS))
+        kept = self.only((is_own | is_merged)[self.device])
         index = {number: at for at, number in enumerate(own.tolist())}
         others = index.get(OTHERS, 0)
         places = np.array([index.get(number, others) for number in self.devices.tolist()])
-        merged = self.rekeyed(self.keys & ~DEVICE_MASK | places[self.device] << OP_BITS)
+        merged = kept.rekeyed(kept.keys & ~DEVICE_MASK | places[kept.device] << OP_BITS)
         return replace(merged, devices=own, n_merged=self.n_merged + n_merged)
+
+    def in_total(self) -> Cells:
+        """The cells that count in the figures of all devices together."""
+        return self.only(~np.isin(self.devices, self.not_in_total)[self.device])
 
     def only(self, is_wanted: npt.NDArray[np.bool_]) -> Cells:
         """Some of the cells, shape (n,)."""
@@ -185,6 +196,7 @@ class Cells:
     def arrays(self) -> dict[str, Array]:
         """The arrays that the script reads. Bins are differences within their cell."""
         found: dict[str, Array] = {
+            "is_in_total": ~np.isin(self.devices, self.not_in_total),
             "edges_s": self.edges_s,
             "known_s": self.known_s,
             "slice": self.slice,
@@ -223,20 +235,24 @@ def timeline(slices: Sequence[Interval]) -> tuple[Floats, list[Interval | None]]
     return np.array(edges), known
 
 
-def cells_of(slices: Sequence[Interval]) -> Cells:
-    """The cells of some slices, in full."""
+def cells_of(slices: Sequence[Interval], not_in_total: tuple[int, ...] = ()) -> Cells:
+    """The cells of some slices, in full; see ``Cells.not_in_total``."""
     edges_s, known = timeline(slices)
     parts = [_part(place, item) for place, item in enumerate(known) if item is not None]
     known_s = np.where([item is not None for item in known], np.diff(edges_s), 0)
-    return replace(joined(parts), edges_s=edges_s, known_s=known_s)
+    found = replace(joined(parts), edges_s=edges_s, known_s=known_s)
+    return replace(found, not_in_total=not_in_total)
 
 
 def coarser_note(before: Cells, after: Cells) -> list[str]:
     """A sentence about what ``bounded`` has merged; none if that is nothing."""
-    if len(before.known_s) == len(after.known_s) and not after.n_merged:
+    n_gone = len(np.setdiff1d(before.devices, after.devices)) - after.n_merged
+    if len(before.known_s) == len(after.known_s) and not after.n_merged and not n_gone:
         return []
     length = time_text(float(np.median(after.known_s[after.known_s > 0])) * NS_PER_S)
     devices = f", and {after.n_merged:,} devices are one row, others," if after.n_merged else ""
+    if n_gone:
+        devices += f", and {n_gone:,} whose requests count on another device are left out,"
     return [f"Charts have slices of {length}{devices} so that the page has at most 5 MB."]
 
 
@@ -326,6 +342,7 @@ def joined(parts: Sequence[Cells]) -> Cells:
         np.concatenate(keys),
         {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns},
         {name: Bins(*map(np.concatenate, zip(*tables))) for name, tables in histograms.items()},
+        not_in_total=tuple(sorted({number for part in parts for number in part.not_in_total})),
     )
     return whole.rekeyed(whole.keys)
 

@@ -15,7 +15,7 @@ from blkiomon.commands.report.spans import Gap
 from blkiomon.console import printable
 from blkiomon.formats.units import device_text
 from blkiomon.interval.value import Interval
-from blkiomon.interval.views import View
+from blkiomon.interval.views import View, devices_of
 from blkiomon.sources.topology import Topology
 
 if TYPE_CHECKING:
@@ -63,24 +63,20 @@ class Collected:
     identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def of_host(self, topology: Topology | None) -> Collected:
-        """The same with the topology of the traced host, if that is known."""
-        if self.by not in ("device", "path"):
-            return self  # findings use a topology to compare paths, which these figures lack
-        names = self.device_names or ({} if topology is None else topology.names())
-        notes = self.notes
-        if self.requests_once(topology) < self.whole.total.requests:
-            notes = (
-                "A map and its paths carry the same requests, and both count here: --by lun or "
-                "--by path counts each request once.",
-                *notes,
-            )
-        return replace(self, topology=topology, device_names=names, notes=notes)
+        """The same with the topology of the traced host, if that is known.
 
-    def requests_once(self, topology: Topology | None) -> int:
-        """How many requests completed; one that was on a map and its path counts once."""
-        if topology is None or self.by != "device":
-            return self.whole.total.requests
-        return View(topology, "lun")(self.whole).total.requests
+        The total then counts a request on a map and its path once.
+        """
+        found = self if topology is None else replace(self, topology=topology)
+        if topology is not None and self.by == "device":
+            once = View(topology, "lun", devices_of(self.whole).tolist()).count_once
+            slices, whole = tuple(map(once, self.slices)), once(self.whole)
+            names = topology.names()
+            found = replace(found, device_names=names, slices=slices, whole=whole)
+        if not (found.n_others and found.whole.not_in_total):
+            return found
+        twice = "Among the others, a request on a map and its path may count twice."
+        return replace(found, notes=(twice, *found.notes))
 
     def label(self, number: int) -> str:
         """The name of a device or a group, or its number."""
@@ -91,7 +87,7 @@ class Collected:
         """The figures by slice, device and operation."""
         from blkiomon.commands.report.cells import cells_of  # slow to import
 
-        return cells_of(self.slices)
+        return cells_of(self.slices, self.whole.not_in_total)
 
     @property
     def scope(self) -> str:

@@ -102,9 +102,9 @@ class Comparison:
         ]
 
     def losses(self) -> list[tuple[str, str]]:
-        """What the loss of events means for the figures of a side, with its letter."""
+        """What makes the figures of a side wrong, with its letter."""
         lost = [(letter, sum(r.whole.counts.lost for r in side)) for letter, side in self.sides]
-        return [
+        notes = [
             (
                 letter,
                 f"{how_many(n, 'event was', 'events were', ',')} lost: the true numbers of "
@@ -112,6 +112,17 @@ class Comparison:
             )
             for letter, n in lost
             if n
+        ]
+        if not any(run.whole.not_in_total for run in self.runs):
+            return notes
+        return notes + [
+            (
+                letter,
+                "its topology is not known: the rows of all devices count a request on a map and "
+                "its path twice, those of the other side once",
+            )
+            for letter, side in self.sides
+            if any(run.topology is None and not run.whole.not_in_total for run in side)
         ]
 
     def changed(self) -> list[DeviceChanges]:

@@ -225,8 +225,9 @@ def _saved_svg(figure: Any) -> str:
 def charts(found: Collected) -> list[Chart]:
     """All charts that these inputs have figures for."""
     cells = found.cells
-    lines = by_operation(cells)
-    made = _common([Line("all", cells)], lines)
+    all_devices = cells.in_total()
+    lines = by_operation(all_devices)
+    made = _common([Line("all", all_devices)], lines)
     if cells.columns["in_flight"].any():
         made.insert(-2, Chart("in-flight", "In flight", partial(_draw_in_flight, found, lines)))
     if len(cells.devices) > 1 and len(cells.histograms["d2c"].cells):
@@ -254,6 +255,7 @@ def charts(found: Collected) -> list[Chart]:
 
 def charts_of_sides(sides: Sequence[Cells]) -> list[Chart]:
     """The charts of a comparison: heat maps and lines of both sides."""
+    sides = [cells.in_total() for cells in sides]
     return _common(
         [Line(name, cells) for name, cells in zip("AB", sides)],
         [Line(name, cells, name == "B") for name, cells in zip("AB", sides)],

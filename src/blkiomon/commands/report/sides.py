@@ -16,6 +16,9 @@ from blkiomon.interval.departures import LEAST_BEYOND
 from blkiomon.interval.distribution import Histograms, bin_middles
 from blkiomon.interval.groups import NS_PER_S
 
+NOT_IN_TOTAL = 1 << 32
+"""Added to the number of a device that is not in the total: such devices are sorted last."""
+
 RATES = ("iops", "bandwidth")
 SUMS = ("requests", "bytes", "d2c_sum")
 COUNTS = ("errors", "requeues")
@@ -36,7 +39,9 @@ class Side:
         for run, of_slices in zip(runs, units):
             for item, unit in zip(timeline(run.slices)[1], of_slices.tolist()):
                 self.durations_ns[unit] += 0 if item is None else item.end_ns - item.start_ns
-        numbers = np.concatenate([of.devices[of.device] for of in cells])
+        self._not_in_total = {number for of in cells for number in of.not_in_total}
+        keys = [np.array([*map(self._key, of.devices.tolist())]) for of in cells]
+        numbers = np.concatenate([key[of.device] for key, of in zip(keys, cells)])
         self._devices, device = np.unique(numbers, return_inverse=True)
         # numpy sorts 16 bits by radix.
         device = device.astype(np.min_scalar_type(len(self._devices)))
@@ -62,12 +67,15 @@ class Side:
 
     def of(self, number: int | None) -> DeviceUnits:
         """The units of a device, none if this side lacks it; with None, of all devices."""
-        if number is None:
-            return DeviceUnits(self, slice(0, len(self.ops)), slice(0, len(self.cells)))
+        first = 0 if number is None else self._key(number)
+        end = NOT_IN_TOTAL if number is None else first + 1
         # Both places are the same, and there are no cells, if this side lacks the device.
-        places = [np.searchsorted(self._devices, number, end) for end in ("left", "right")]
+        places = np.searchsorted(self._devices, [first, end])
         cells, bins = self._first_cells[places].tolist(), self._first_bins[places].tolist()
         return DeviceUnits(self, slice(*cells), slice(*bins))
+
+    def _key(self, number: int) -> int:
+        return number | NOT_IN_TOTAL if number in self._not_in_total else number
 
 
 def _units_of(cells: Cells, n_parts: int | None, number: int) -> npt.NDArray[np.int64]:

@@ -68,7 +68,7 @@ def _page(found: Comparison, title: str, most_bytes: int) -> str:
         "difference is shown. All intervals together contain the true changes with 95 % "
         "confidence.</p>",
         "<h2>Both sides</h2>",
-        *charts([Line("A", sides[0]), Line("B", sides[1], is_dashed=True)]),
+        *charts([Line("A", sides[0].in_total()), Line("B", sides[1].in_total(), is_dashed=True)]),
     ]
     kept = found.rows
     if len(kept) > 2 * ROWS_SHOWN:

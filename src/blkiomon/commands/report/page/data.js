@@ -116,7 +116,7 @@ class Run {
     return width;
   }
 
-  /** Call a function with each cell of a part: slices [from, to), a device or -1, operations. */
+  /** Call a function with each cell of a part: slices [from, to), a device or -1 for the total, operations. */
   each({ from, to, device, ops }, visit) {
     if (device >= 0) {
       for (const cell of this.by_device[device]) {
@@ -126,7 +126,7 @@ class Run {
       return;
     }
     for (let cell = this.first_of_slice[from]; cell < this.first_of_slice[to]; cell++)
-      if (ops.has(this.op[cell])) visit(cell, this.slice[cell]);
+      if (ops.has(this.op[cell]) && this.is_in_total[this.device[cell]]) visit(cell, this.slice[cell]);
   }
 
   /** Add a cell to a histogram; queue times instead of D2C if asked. */

@@ -180,7 +180,7 @@ class Report extends Charts {
     const n = run.sequential_of.length / run.ops.length;
     const texts = [];
     for (const op of part.ops) {
-      const of_op = run.sequential.filter(([device, of]) => of === op && (part.device < 0 || device === part.device));
+      const of_op = run.sequential.filter(([device, of]) => of === op && (part.device < 0 ? run.is_in_total[device] : device === part.device));
       const [requests, sequential] = of_op.reduce(([a, b], [, , c, d]) => [a + c, b + d], [0, 0]);
       if (!requests || run.ops[op] === "flush") continue;
       texts.push(`${opText(run.ops[op])} ${digits((100 * sequential) / requests)} %`);

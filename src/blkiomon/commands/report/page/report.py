@@ -81,7 +81,7 @@ def _page(
         *_findings(stands_out),
         _tiles(found),
         "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
-        *charts(by_operation(cells), shaded),
+        *charts(by_operation(cells.in_total()), shaded),
         '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
         _summary(found, cells),
         *_hung(found),
