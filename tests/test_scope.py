@@ -26,6 +26,7 @@ from blkiomon.commands.topology import load
 from blkiomon.commands.views import view_of
 from blkiomon.formats.json_codec import to_dict
 from blkiomon.formats.topology import encode
+from blkiomon.interval.views import BY
 from blkiomon.sources.topology import Array, Device, Topology
 from blkiomon.sources.trace_sets import topology_beside
 
@@ -159,11 +160,34 @@ def test_pattern_of_sectors_is_shown_for_luns_and_paths_alone() -> None:
         assert len(patterns.slowest) == 200
 
 
-def test_page_names_the_slow_path_with_its_topology(tmp_path: Path) -> None:
-    found = "sdb, a path of mpatha to 10.10.2.1:3260,1, is slow"
-    for more in ([], ["--by", "path"]):
-        page = page_of(tmp_path, "--overwrite", *more, SLOW_PATH)
-        assert found in page
+@pytest.mark.parametrize("by", BY)
+def test_page_of_a_view_has_the_findings_of_the_summary(by: str, tmp_path: Path) -> None:
+    summary = " ".join(runner.succeed("--by", by, SLOW_PATH).decode().split())
+    page = page_of(tmp_path, "--by", by, SLOW_PATH)
+    found = re.findall("<li>([^<]*)", page)
+    assert summary.endswith(" ".join(f"- {one}" for one in found))
+    assert "its path sdb for 2.82 s" in found[0]
+    assert found[1].startswith("sdb, a path of mpatha to 10.10.2.1:3260,1, is slow")
+    assert [begin for _, begin, _ in element(page, "data")["shaded"]] == pytest.approx(
+        [18.8, 1.4], abs=0.2
+    )
+
+
+@pytest.mark.parametrize("by", BY)
+def test_page_of_a_view_has_the_processes_of_all_devices(by: str, tmp_path: Path) -> None:
+    records = [tw.notify_process(S, 403, "fio")]
+    for number_of in (number("8:0"), number("253:0")):
+        what = 8, 4096, tw.READ, number_of
+        records.append(tw.issue(S + 1, *what, pid=403))
+        records.append(tw.complete(S + MS, *what))
+    trace = tmp_path / "run"
+    trace.write_bytes(tw.encode(sorted(records, key=lambda record: record.time_ns)))
+    Path(topology_beside(str(trace))).write_bytes(encode(host()))
+    page = page_of(tmp_path, "--by", by, trace)
+    assert element(page, "data")["processes"] == ["fio (403)"]
+    assert '<tr class=""><td>fio (403)</td><td>2</td>' in page
+    assert "on all devices; a request on a map and its path may count twice" in page
+    assert {process for *_, process in element(page, "data")["slow"]} == {"fio"}
 
 
 def test_view_without_a_topology_is_one_line(tmp_path: Path, capfd: Capture) -> None:

@@ -94,7 +94,8 @@ def collect(
         ops: operations that count; empty: all.
         period: when; of intervals those that begin in it.
         view: adds up what belongs together; None: all is by device.
-        patterns: whether to find out where requests went, if the inputs say so.
+        patterns: whether to find out where requests went, if the inputs say so, and to keep the
+            figures by device beside those of a view.
         show_progress: see ``Progress``.
         n_runs: how many runs are collected, which share the memory.
         limits: of traces alone.
@@ -111,14 +112,16 @@ def collect(
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ReportError(f"inputs of different kinds cannot be put together: {listed}")
     (kind,) = set(kinds.values())
-    slices = Slices(MOST_BYTES // n_runs, RESOLUTION.most, RESOLUTION.most_devices)
+    has_both = view is not None and patterns
+    bounds = MOST_BYTES // n_runs // (2 if has_both else 1), *RESOLUTION[1:]
+    slices = Slices(*bounds, view, Slices(*bounds) if has_both else None)
     selected = Selection(tuple(devices), tuple(ops), period)
     if kind == TRACE:
         found = _of_traces(names, slices, selected, view, patterns, limits, show_progress)
     elif kind == JSON:
         found = _of_json(names, slices, selected, view, show_progress)
     else:
-        found = _of_stats(names, slices, selected, view)
+        found = _of_stats(names, slices, selected)
     if not found.whole.total.requests:
         if view is not None and (left_out := left_out_text(view.left_out)):
             raise ReportError(f"{_joined(names)}: no request by {view.by}. {left_out}")
@@ -165,9 +168,10 @@ def _collected(
         gaps: by trace time if there is a monitor, else by the clock of the slices.
     """
     merged = slices.merged()
+    by_device = [] if slices.by_device is None else slices.by_device.merged()
     shift_ns = 0
     if monitor is not None:
-        merged = list(map(monitor.anchor, merged))
+        merged, by_device = (list(map(monitor.anchor, of)) for of in (merged, by_device))
         shift_ns = -(monitor.origin_ns or 0)
         if merged[0].anchored:
             shift_ns = monitor.engine.epoch_ns or 0
@@ -186,6 +190,7 @@ def _collected(
         kind=kind,
         slices=tuple(merged),
         whole=whole,
+        by_device=tuple(by_device),
         patterns=patterns,
         notes=tuple(notes),
         is_broken=is_broken,
@@ -318,7 +323,7 @@ class _TraceSlicer:
             self._start_ns = interval.start_ns
         self._dropped.add(interval.counts)
         position = (interval.start_ns - self._start_ns) // self._first_ns
-        self._slices.add(position, _seen(interval, self._view))
+        self._slices.add(position, interval)
         # Shorter intervals than slices would only be merged.
         shortest_ns = self._first_ns << self._slices.halvings
         self.monitor.interval_ns = max(self.monitor.interval_ns or 0, shortest_ns)
@@ -389,11 +394,6 @@ def _meaningful(patterns: Patterns, view: View | None) -> Patterns:
     return replace(patterns, sample=patterns.sample[:0], counts=counts, shares={})
 
 
-def _seen(interval: Interval, view: View | None) -> Interval:
-    """The view of an interval, without the maps beside its paths."""
-    return interval if view is None else replace(view(interval), maps=None)
-
-
 def _requests_seen(requests: Table, view: View) -> Table:
     """Requests with the numbers of groups in place of devices; without those that have no group."""
     numbers = distinct(requests["device"])
@@ -432,7 +432,7 @@ def _of_json(
                     raise ReportError(f"{_joined(names)}: {is_by}")
                 if selected.devices:
                     item = selection.select_devices(item, selected.devices)
-                slices.add(n_intervals - 1, _seen(item.only(selected.ops), view))
+                slices.add(n_intervals - 1, item.only(selected.ops))
                 bar.show(sum(reader.done_bytes for reader in readers))
     notes = source.notes
     if not n_intervals:
@@ -483,9 +483,7 @@ def _within(period: Period, intervals: Iterable[Interval]) -> Iterator[Interval]
             yield item
 
 
-def _of_stats(
-    names: Sequence[str], slices: Slices, selected: Selection, view: View | None
-) -> Collected:
+def _of_stats(names: Sequence[str], slices: Slices, selected: Selection) -> Collected:
     from blkiomon.commands.report import stats_input  # slow to import
 
     structs, broken = stats_input.read_structs(names, selected.devices)
@@ -502,5 +500,5 @@ def _of_stats(
         structs["d2c_hist"] = structs["size_hist"] = 0
     intervals = _within(selected.period, stats_input.intervals_of(structs))
     for number, interval in enumerate(intervals):
-        slices.add(number, _seen(interval.only(selected.ops), view))
+        slices.add(number, interval.only(selected.ops))
     return _collected(names, STATS, slices, notes, is_broken=bool(broken))

@@ -14,7 +14,8 @@ from blkiomon.commands.report.access import Patterns
 from blkiomon.commands.report.spans import Gap
 from blkiomon.console import printable
 from blkiomon.formats.units import device_text
-from blkiomon.interval.value import Interval
+from blkiomon.interval.findings import Finding
+from blkiomon.interval.value import Interval, merge
 from blkiomon.interval.views import View, devices_of
 from blkiomon.sources.topology import Topology
 
@@ -43,6 +44,7 @@ class Collected:
             not known.
         selection: which requests count.
         by: what the slices are of, see ``Interval.by``.
+        by_device: the slices by device, if ``slices`` are of a view: findings are of devices.
         identities: by number, what identifies the groups of a view in other runs, and a name that
             says so; see ``View.identity``.
     """
@@ -60,6 +62,7 @@ class Collected:
     device_names: Mapping[int, str] = field(default_factory=dict)
     selection: Selection = ALL_REQUESTS
     by: str = "device"
+    by_device: tuple[Interval, ...] = ()
     identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def of_host(self, topology: Topology | None) -> Collected:
@@ -88,6 +91,17 @@ class Collected:
         from blkiomon.commands.report.cells import cells_of  # slow to import
 
         return cells_of(self.slices, self.whole.not_in_total)
+
+    @cached_property
+    def findings(self) -> Sequence[Finding]:
+        """What stands out, the most urgent first."""
+        from blkiomon.commands.report.findings import findings  # slow to import
+
+        slices, whole = self.slices, self.whole
+        if self.by_device:
+            slices, whole = self.by_device, merge(self.by_device)
+        names = {} if self.topology is None else self.topology.names()
+        return findings(slices, whole, names.get, self.topology, self.gaps)
 
     @property
     def scope(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,7 @@ from blkiomon.commands.report.selection import OTHERS, DeviceNumbers, size_bytes
 from blkiomon.console import how_many
 from blkiomon.interval.moments import distinct
 from blkiomon.interval.value import Interval, merge
-from blkiomon.interval.views import devices_of
+from blkiomon.interval.views import View, devices_of
 
 MOST_SLICES = 512
 
@@ -42,6 +44,8 @@ class Slices:
         most_bytes: limit of the memory of all tables, approximately.
         most_slices: limit of their number.
         most_devices: limit of the devices that have rows of their own.
+        view: the slices are of it; None: by device, as the intervals are that are added.
+        by_device: with a view, the same intervals by device; None: they are not needed.
 
     Attributes:
         halvings: how often each two neighbours became one.
@@ -49,8 +53,15 @@ class Slices:
     """
 
     def __init__(
-        self, most_bytes: int, most_slices: int = MOST_SLICES, most_devices: int = MOST_DEVICES
+        self,
+        most_bytes: int,
+        most_slices: int = MOST_SLICES,
+        most_devices: int = MOST_DEVICES,
+        view: View | None = None,
+        by_device: Slices | None = None,
     ) -> None:
+        self._view = view
+        self.by_device = by_device
         self._most_bytes = most_bytes
         self.n_expected = 0
         self._most_slices = most_slices
@@ -68,6 +79,10 @@ class Slices:
         Args:
             position: its place in time, in a unit that never changes; not less than before.
         """
+        if self.by_device is not None:
+            self.by_device.add(position, interval)
+        if self._view is not None:
+            interval = _seen(interval, self._view)
         while position >> self.halvings >= self._most_slices:
             self._halve()
         self._add(position >> self.halvings, [self._bounded(interval)])
@@ -181,6 +196,18 @@ class Slices:
             return interval
         others = np.setdiff1d(devices_of(interval), np.append(own, np.uint32(OTHERS)))
         return selection.combine_devices(interval, others) if len(others) else interval
+
+
+def _seen(interval: Interval, view: View) -> Interval:
+    """The view of an interval, without the maps beside its paths, but with all processes."""
+    seen = view(interval)
+    return replace(
+        seen,
+        maps=None,
+        snapshot=replace(seen.snapshot, processes=interval.snapshot.processes),
+        process_names=interval.process_names,
+        named_ns=interval.named_ns,
+    )
 
 
 def _bytes_of(intervals: list[Interval]) -> int:

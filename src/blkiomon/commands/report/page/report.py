@@ -12,7 +12,7 @@ from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Array, Cells, bounded, coarser_note, timeline
 from blkiomon.commands.report.collected import STATS, Collected
 from blkiomon.commands.report.curves import by_operation
-from blkiomon.commands.report.findings import findings, hung_devices
+from blkiomon.commands.report.findings import hung_devices
 from blkiomon.commands.report.page import (
     document,
     fitting,
@@ -57,28 +57,18 @@ FIGURES_OF_DEVICES = 512
 
 def report(found: Collected, title: str) -> str:
     """The page, of at most 5 MB."""
-    cells = found.cells
-    stands_out = findings(
-        found.slices, found.whole, found.device_names.get, found.topology, gaps=found.gaps
-    )
-    return fitting(lambda most_bytes: _page(found, title, stands_out, cells, most_bytes))
+    return fitting(lambda most_bytes: _page(found, title, most_bytes))
 
 
-def _page(
-    found: Collected,
-    title: str,
-    stands_out: Sequence[Finding],
-    all_cells: Cells,
-    most_bytes: int,
-) -> str:
-    (cells,) = bounded([all_cells], most_bytes)
+def _page(found: Collected, title: str, most_bytes: int) -> str:
+    (cells,) = bounded([found.cells], most_bytes)
     cells = cells.ranked()
-    shaded = _shaded(stands_out, found)
+    shaded = _shaded(found.findings, found)
     body = [
         *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
-        *noted([*found.notes, *coarser_note(all_cells, cells)]),
-        *_findings(stands_out),
+        *noted([*found.notes, *coarser_note(found.cells, cells)]),
+        *_findings(found.findings),
         _tiles(found),
         "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
         *charts(by_operation(cells.in_total()), shaded),
@@ -87,7 +77,7 @@ def _page(
         *_hung(found),
         *_histograms(found),
         *_slowest(found),
-        *_processes(found.whole),
+        *_processes(found),
         "<h2>Errors and losses</h2>",
         *_losses(found),
     ]
@@ -427,7 +417,8 @@ def _losses(found: Collected) -> list[str]:
     return lines
 
 
-def _processes(whole: Interval) -> list[str]:
+def _processes(found: Collected) -> list[str]:
+    whole = found.whole
     processes = whole.snapshot.processes
     if not len(processes):
         return []
@@ -436,8 +427,12 @@ def _processes(whole: Interval) -> list[str]:
         ("", (text(_process_name(whole, pid)), f"{requests:,}", bytes_text(n_bytes)))
         for pid, requests, n_bytes in order[:PROCESSES_SHOWN]
     ]
+    heading = "Processes with the most bytes"
+    if found.by_device or whole.not_in_total:
+        twice = "on all devices; a request on a map and its path may count twice"
+        heading += f' <span class="soft">{twice}</span>'
     return [
-        "<h2>Processes with the most bytes</h2>",
+        f"<h2>{heading}</h2>",
         table(("Process", "Requests", "Bytes"), rows, "", "processes"),
     ]
 
