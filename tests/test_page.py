@@ -261,6 +261,47 @@ def test_page_logs_nothing_to_the_console_and_loads_nothing(page: Page, path: Pa
     assert {url for url in page.requests if not url.startswith("data:")} == {path.as_uri()}
 
 
+# --- slices without a rate ------------------------------------------------------------------------
+
+
+def labels(page: Page, *names: str) -> list[str]:
+    """What charts say to screen readers."""
+    of = "document.querySelector('#figure-{} canvas').ariaLabel"
+    return [shown(page, of.format(name)).partition(": ")[2] for name in names]
+
+
+def test_short_last_slice_has_no_rate(browser: Browser, tmp_path: Path) -> None:
+    records = []
+    for ms in range(0, 7, 2):
+        records.append(tw.issue(10**9 + ms * 10**6, 8 * ms, 4096))
+        records.append(tw.complete(10**9 + (ms + 1) * 10**6, 8 * ms, 4096))
+    trace, output = tmp_path / "trace", tmp_path / "page.html"
+    trace.write_bytes(tw.encode(records))
+    assert report.main(["-o", str(output), str(trace)]) == 0
+    page = opened(browser, output)
+    *_, usual_s, last_s = shown(page, "[...charts.run.known_s]")
+    assert last_s < usual_s / 1000
+    assert labels(page, "iops", "bandwidth") == ["at most 1 k", "at most 4.10 MB/s"]
+    n = shown(page, "charts.run.n_slices")
+    select(page, n - 3, n, -1, [0])
+    assert labels(page, "iops", "bandwidth") == ["at most 1 k", "at most 4.10 MB/s"]
+    select(page, n - 1, n, -1, [0])
+    assert labels(page, "iops", "bandwidth") == ["–", "–"]
+
+
+def test_intervals_of_the_same_time_have_no_false_peak_in_flight(
+    browser: Browser, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    runner.succeed("-I1", "--json", files[0], SLOW_PATH)
+    files[1].write_bytes(files[0].read_bytes())
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), *map(str, files)]) == 0
+    page = opened(browser, output)
+    (most,) = labels(page, "flight")
+    assert 1 < float(most.removeprefix("at most ")) < 1000
+
+
 # --- findings -------------------------------------------------------------------------------------
 
 

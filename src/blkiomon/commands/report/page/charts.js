@@ -313,7 +313,7 @@ class Charts {
       for (let i = from; i < to; i++) points.push([run.edges_s[i], run.edges_s[i + 1], has[i] ? values[i] : null]);
       plot.staircase(points, ...style);
     }
-    canvas.setAttribute("aria-label", `${name}: at most ${format(top)}`);
+    canvas.setAttribute("aria-label", `${name}: ${top ? `at most ${format(top)}` : NONE}`);
   }
 
   /** Shades of several rows of values by slice, on one logarithmic scale; 0 is blank. */

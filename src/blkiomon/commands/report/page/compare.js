@@ -68,10 +68,7 @@ class Comparison extends Charts {
 
   #rates(canvas, column, format, name, labelled) {
     const { part } = this;
-    const lines = this.runs.map((run, i) => {
-      const has = part.to - part.from < 4 ? run.known_s : run.has_rate;
-      return [run.a_second(part, column), has, colour(SIDES[i]), 1.4, i ? [5, 3] : []];
-    });
+    const lines = this.runs.map((run, i) => [run.a_second(part, column), run.has_rate, colour(SIDES[i]), 1.4, i ? [5, 3] : []]);
     this.staircases(canvas, lines, format, name, labelled);
   }
 

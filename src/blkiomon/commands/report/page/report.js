@@ -72,8 +72,7 @@ class Report extends Charts {
   /** A sum a second, for each operation. */
   #rates(canvas, column, format, name) {
     const { run, part } = this;
-    const has = part.to - part.from < 4 ? run.known_s : run.has_rate;
-    const lines = [...part.ops].map((op) => [run.a_second({ ...part, ops: new Set([op]) }, column), has, colour(run.ops[op])]);
+    const lines = [...part.ops].map((op) => [run.a_second({ ...part, ops: new Set([op]) }, column), run.has_rate, colour(run.ops[op])]);
     this.staircases(canvas, lines, format, name);
   }
 
@@ -90,7 +89,7 @@ class Report extends Charts {
     const is_all = part.device < 0 && part.ops.size === this.ops_used.length;
     const lines = is_all && run.most.some(Boolean) ? [[run.most, run.known_s, colour("soft"), 0.8]] : [];
     for (const op of part.ops)
-      lines.push([run.a_second({ ...part, ops: new Set([op]) }, "in_flight").map((ns) => ns / 1e9), run.known_s, colour(run.ops[op])]);
+      lines.push([run.a_second({ ...part, ops: new Set([op]) }, "in_flight").map((ns) => ns / 1e9), run.has_rate, colour(run.ops[op])]);
     this.staircases(canvas, lines, short, "Requests in flight", true);
   }
 
