@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pages import accessible_names, opened, seen, shown
 
 from blkiomon.commands import report
 from blkiomon.commands.report import page as page_module
+from blkiomon.commands.report import selection
 from blkiomon.commands.report.cells import Cells, bounded, coarser_note, packed
 from blkiomon.commands.report.collect import collect
 from blkiomon.commands.report.collected import Collected
@@ -549,6 +551,60 @@ def test_hung_devices_come_first_with_the_names_of_their_luns(
     hung = page.run("document.getElementById('hung').tBodies[0].textContent")
     assert hung == "mpatha13.00 s"
     assert page.messages == []
+
+
+def test_hung_device_of_five_hundred_comes_first_without_scripts(tmp_path: Path) -> None:
+    records = many(500, 77)
+    end_ns = max(record.time_ns for record in records)
+    records.append(tw.issue(end_ns + 1, 1 << 30, 4096, device=259 << 20 | 5))
+    records.append(tw.issue(end_ns + 3 * 10**9, 8, 4096, device=259 << 20))
+    records.append(tw.complete(end_ns + 3 * 10**9 + 1000, 8, 4096, device=259 << 20))
+    trace, output = tmp_path / "run", tmp_path / "page.html"
+    trace.write_bytes(tw.encode(records))
+    assert report.main(["-o", str(output), str(trace)]) == 0
+    rows = re.findall('<tr class="all"><td>([^<]*)', output.read_text())
+    assert rows[:2] == ["259:5", "259:77"]
+
+
+@pytest.mark.parametrize("by", ["device", "path", "port"])
+def test_page_says_where_a_path_belongs(browser: Browser, tmp_path: Path, by: str) -> None:
+    output = tmp_path / "page.html"
+    assert report.main(["-o", str(output), "--by", by, str(SLOW_PATH)]) == 0
+    name, about = "sdb", "a path of mpatha to 10.10.2.1:3260,1"
+    if by == "port":
+        name, about = "10.10.2.1:3260,1", "1 LUN, 1 path"
+    assert f'<td>{name}<br/><span class="soft">{about}</span></td>' in output.read_text()
+    page = opened(browser, output)
+    first = shown(page, "document.querySelector('.devices li button').title")
+    assert first.startswith(f"{name}, {about}: p99 50.6 ms of 2,0")
+    row = "document.querySelector('#summary tr.all td').innerText"
+    assert page.run(row).split("\n") == [name, about]
+    all_of = page.run("document.querySelector('select option').textContent")
+    assert all_of == f"all {3 if by == 'device' else 2} {by}s"
+    title = page.run("document.querySelector('#figure-devices b').textContent")
+    assert title == f"{by.capitalize()}s, worst first"
+    assert f'<th scope="col">{by.capitalize()}</th>' in output.read_text()
+
+
+def test_slowest_requests_name_processes_that_moved_little(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(selection, "MOST_PROCESSES", 1)
+    records = [tw.notify_process(1, 452, "multipathd"), tw.notify_process(1, 403, "fio")]
+    for pid, size in ((452, 0), (403, 4096)):
+        records.append(tw.issue(10**9 + pid, pid, size, pid=pid))
+        records.append(tw.complete(2 * 10**9 + pid, pid, size))
+    trace, output = tmp_path / "run", tmp_path / "page.html"
+    trace.write_bytes(tw.encode(sorted(records, key=lambda record: record.time_ns)))
+    assert report.main(["-o", str(output), str(trace)]) == 0
+    page = output.read_text()
+    slowest = re.findall("<tr.*</tr>", page.partition('id="slow"')[2].partition("</table>")[0])
+    assert [row.rpartition("<td>")[2] for row in slowest[1:]] == [
+        "fio</td></tr>",
+        "multipathd</td></tr>",
+    ]
+    head = page.partition('id="data">')[2].partition("</script>")[0]
+    assert [process for *_, process in json.loads(head)["slow"]] == ["fio", "multipathd"]
 
 
 def test_packed_arrays_have_the_narrowest_elements() -> None:

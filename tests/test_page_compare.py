@@ -124,6 +124,8 @@ def test_table_has_both_sides_and_the_change_of_the_selection(page: Page) -> Non
 def test_device_that_changed_comes_first_and_a_row_selects_it(page: Page) -> None:
     assert shown(page, "charts.run.devices") == ["8:16", "8:0"]
     assert page.run("document.querySelector('.devices li').textContent").startswith("8:16+")
+    title = page.run("document.querySelector('#figure-devices b').textContent")
+    assert title == "Devices, those that changed first"
     page.run("document.querySelector('button.pick[data-op=\"1\"]').click()")
     assert shown(page, "[charts.part.device, [...charts.part.ops]]") == [0, [1]]
 

@@ -263,7 +263,7 @@ def test_a_request_is_sequential_where_the_one_before_ended() -> None:
     accesses.add(requests([0, 8, 16, 100, 108]), 0)
     accesses.add(requests([500, 508], op=1), 0)
     accesses.add(requests([116, 0], at=5), 0)
-    found = accesses.finish()
+    found = accesses.finish({})
     assert found.shares == {(0, 0): (7, 4), (0, 1): (2, 1)}
     assert found.counts.sum(axis=1)[:2].tolist() == [[7, 4], [2, 1]]
 
@@ -276,7 +276,7 @@ def test_sequential_requests_are_found_in_any_order_of_completion() -> None:
     accesses = Accesses(4, 10**6)
     for at in range(0, len(made), 5000):
         accesses.add(mixed[at : at + 5000], 0)
-    found = accesses.finish()
+    found = accesses.finish({})
     assert found.shares == {(0, 0): (300_000, 299_999)}
     assert len(found.sample) == 30_000
     assert found.n_requests == 300_000
@@ -620,7 +620,7 @@ def test_devices_and_operations_beyond_a_limit_are_not_followed(
     for op in range(4):
         accesses.add(requests([0, 8, 16], op=op, at=op), 0)
         accesses._examine(0)
-    assert set(accesses.finish().shares) == {(0, 0), (0, 1)}
+    assert set(accesses.finish({}).shares) == {(0, 0), (0, 1)}
 
 
 def test_a_line_that_is_too_long_is_refused(

@@ -193,6 +193,7 @@ def test_lun_without_a_map_is_known_by_its_wwid() -> None:
     assert view.name_of(number("0:1")) == "3600"
     assert found.device("0:1").requests == 15
     assert view.about(1) == "2 paths"
+    assert View(Topology(None, None, ARRAYS, loose), "port").about(number("253:9")) == ""
 
 
 def test_map_that_was_traced_stays_the_lun_while_it_is_idle() -> None:

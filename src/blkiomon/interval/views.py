@@ -120,16 +120,16 @@ class View:
         return {n: place for n, place in self._known.items() if isinstance(place, int)}
 
     def about(self, number: int) -> str:
-        """Where a path leads, or how many devices were added up."""
+        """Where a path leads, or how many paths were added up; empty if none were."""
         device = self._by_number.get(number)
         if device is not None and device.transport is not None:
             return device.transport.target_port or device.transport.host or ""
         names = self._members.get(number, set())
         luns = {d.map or d.wwid or d.name for name in names if (d := self._by_name.get(name))}
+        if not names:
+            return ""
         paths = how_many(len(names), "path", "paths")
-        if self.by == "lun":
-            return paths if names else ""
-        return f"{how_many(len(luns), 'LUN', 'LUNs')}, {paths}"
+        return paths if self.by == "lun" else f"{how_many(len(luns), 'LUN', 'LUNs')}, {paths}"
 
     def __call__(self, interval: Interval) -> Interval:
         """The view of an interval. Its counts, such as lost events, stay those of all devices."""

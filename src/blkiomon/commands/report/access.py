@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,7 @@ class Patterns:
         shares: requests and sequential ones by device and operation.
         slowest: shape (n,), dtype ``layout.REQUEST``: those with the longest D2C, the slowest
             first; ``issued_ns`` counts from the first record.
+        process_names: of those that issued the slowest, by pid, as far as they are known.
     """
 
     sample: Table
@@ -59,6 +61,7 @@ class Patterns:
     slice_ns: int
     shares: dict[tuple[int, int], tuple[int, int]]
     slowest: Table
+    process_names: Mapping[int, str]
 
 
 class Accesses:
@@ -101,8 +104,8 @@ class Accesses:
         if self._n_waiting >= BATCH:
             self._examine(REORDER_WINDOW)
 
-    def finish(self) -> Patterns:
-        """The patterns of all requests."""
+    def finish(self, process_names: Mapping[int, str]) -> Patterns:
+        """The patterns of all requests, with the names of these processes, by pid."""
         self._examine(0)
         self._shrink_sample()
         slowest = self._slowest[
@@ -119,6 +122,7 @@ class Accesses:
                 for key, (requests, sequential) in zip(self._keys.tolist(), self._shares.tolist())
             },
             slowest,
+            {p: process_names[p] for p in slowest["pid"].tolist() if p in process_names},
         )
 
     def _keep_slowest(self, requests: Table) -> None:

@@ -189,9 +189,11 @@ class Cells:
         slowness = np.where(requests >= LEAST_FOR_P99, p99, mean)
         return self.devices[np.argsort(-slowness, kind="stable")]
 
-    def ranked(self) -> Cells:
-        """With the worst device first."""
-        return self.with_devices(self.ranking())
+    def ranked(self, first: Sequence[int] = ()) -> Cells:
+        """With some devices first, then the worst ones."""
+        ranking = self.ranking()
+        is_first = np.isin(ranking, first)
+        return self.with_devices(np.concatenate([ranking[is_first], ranking[~is_first]]))
 
     def arrays(self) -> dict[str, Array]:
         """The arrays that the script reads. Bins are differences within their cell."""

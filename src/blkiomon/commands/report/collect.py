@@ -142,6 +142,7 @@ def _named(found: Collected, view: View) -> Collected:
         by=view.by,
         device_names={n: view.name_of(n) or device_text(n) for n in numbers},
         identities={n: view.identity(n) for n in numbers},
+        about={n: view.about(n) for n in numbers},
         notes=(*notes, *found.notes),
     )
 
@@ -382,7 +383,9 @@ def _of_traces(
         is_broken=failure is not None,
         gaps=gaps_between(recorded),
         monitor=monitor,
-        patterns=None if accesses is None else _meaningful(accesses.finish(), view),
+        patterns=None
+        if accesses is None
+        else _meaningful(accesses.finish(monitor.engine.process_names), view),
     )
 
 

@@ -15,6 +15,7 @@ from blkiomon.commands.report.spans import Gap
 from blkiomon.console import printable
 from blkiomon.formats.units import device_text
 from blkiomon.interval.findings import Finding
+from blkiomon.interval.groups import NS_PER_S
 from blkiomon.interval.value import Interval, merge
 from blkiomon.interval.views import View, devices_of
 from blkiomon.sources.topology import Topology
@@ -44,6 +45,8 @@ class Collected:
             not known.
         selection: which requests count.
         by: what the slices are of, see ``Interval.by``.
+        about: by number, where a path belongs, or how many paths were added up; empty if that is
+            not known.
         by_device: the slices by device, if ``slices`` are of a view: findings are of devices.
         identities: by number, what identifies the groups of a view in other runs, and a name that
             says so; see ``View.identity``.
@@ -62,6 +65,7 @@ class Collected:
     device_names: Mapping[int, str] = field(default_factory=dict)
     selection: Selection = ALL_REQUESTS
     by: str = "device"
+    about: Mapping[int, str] = field(default_factory=dict)
     by_device: tuple[Interval, ...] = ()
     identities: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -70,7 +74,11 @@ class Collected:
 
         The total then counts a request on a map and its path once.
         """
+        from blkiomon.commands.san.wording import belongings  # slow to import
+
         found = self if topology is None else replace(self, topology=topology)
+        if topology is not None and self.by in ("device", "path"):
+            found = replace(found, about=belongings(topology))
         if topology is not None and self.by == "device":
             once = View(topology, "lun", devices_of(self.whole).tolist()).count_once
             slices, whole = tuple(map(once, self.slices)), once(self.whole)
@@ -91,6 +99,33 @@ class Collected:
         from blkiomon.commands.report.cells import cells_of  # slow to import
 
         return cells_of(self.slices, self.whole.not_in_total)
+
+    @property
+    def word(self) -> str:
+        """What has rows of its own: device, LUN, path, port, HBA or array."""
+        return {"lun": "LUN", "hba": "HBA"}.get(self.whole.by, self.whole.by)
+
+    @property
+    def heading(self) -> str:
+        """The same with a capital letter."""
+        return self.word[:1].upper() + self.word[1:]
+
+    @cached_property
+    def hung(self) -> list[tuple[int, int, int]]:
+        """See ``hung_devices``; the longest first."""
+        from blkiomon.commands.report.findings import hung_devices  # slow to import
+
+        return sorted(hung_devices(self.whole, self.gaps, self.topology), reverse=True)
+
+    @property
+    def shaded(self) -> list[tuple[int, float, float]]:
+        """Number, and begin and end in s from the start, of findings of a part of the time."""
+        start_ns, end_ns = self.whole.start_ns, self.whole.end_ns
+        return [
+            (number, (one.span_ns[0] - start_ns) / NS_PER_S, (one.span_ns[1] - start_ns) / NS_PER_S)
+            for number, one in enumerate(self.findings, 1)
+            if one.span_ns is not None and one.span_ns != (start_ns, end_ns)
+        ]
 
     @cached_property
     def findings(self) -> Sequence[Finding]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from blkiomon.commands.san.facts import Lun
+from blkiomon.commands.san.facts import Lun, luns_of
 from blkiomon.console import printable
 from blkiomon.formats.units import time_text, utc
 from blkiomon.interval.value import Interval
-from blkiomon.sources.topology import Device, Transport
+from blkiomon.sources.topology import Device, Topology, Transport
 
 
 def clock(time_ns: int, within: Interval, *, is_fine: bool) -> str:
@@ -39,8 +39,22 @@ def leading(path: Device) -> str:
 
 
 def described(path: Device, lun: Lun) -> str:
+    return f"{printable(path.name)}, {belonging(path, lun)}"
+
+
+def belonging(path: Device, lun: Lun) -> str:
     port = (path.transport or Transport()).target_port
-    return printable(f"{path.name}, a path of {lun.name}" + f" to {port}" * bool(port))
+    return printable(f"a path of {lun.name}" + f" to {port}" * bool(port))
+
+
+def belongings(topology: Topology) -> dict[int, str]:
+    """Where each path belongs, by its number: ``a path of mpatha to 10.10.2.1:3260,1``."""
+    return {
+        path.number: belonging(path, lun)
+        for lun in luns_of(topology)
+        for path in lun.paths
+        if path.number is not None
+    }
 
 
 def identity(path: Device, lun: Lun) -> dict[str, Any]:

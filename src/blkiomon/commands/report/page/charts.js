@@ -78,8 +78,10 @@ class Charts {
   }
 
   /** Add the list of devices, if there are several. */
-  figure_of_devices(title, caption) {
-    if (this.run.devices.length < 2) return;
+  figure_of_devices(order, caption) {
+    const { devices, word } = this.run;
+    if (devices.length < 2) return;
+    const title = `${word[0].toUpperCase()}${word.slice(1)}s, ${order}`;
     this.list = element("ul", { class: "devices" });
     const toggle = () => {
       this.has_all_devices = !this.has_all_devices;
@@ -111,8 +113,8 @@ class Charts {
     this.whole = element("button", { id: "whole", onclick: () => this.reset() }, "whole run");
     this.chooser = element(
       "select",
-      { "aria-label": "device", onchange: () => this.select({ device: +this.chooser.value }) },
-      element("option", { value: -1 }, `all ${run.devices.length} devices`),
+      { "aria-label": run.word, onchange: () => this.select({ device: +this.chooser.value }) },
+      element("option", { value: -1 }, `all ${run.devices.length} ${run.word}s`),
       ...run.devices.map((name, device) => element("option", { value: device }, name)),
     );
     const one = element("b", {}, run.devices[0]);
@@ -364,7 +366,7 @@ class Charts {
       lines.find((line) => line.textContent.startsWith(focused_name))?.firstChild.focus();
     const n_more = listed.length - this.most_strips;
     this.more.hidden = n_more <= 0;
-    this.more.textContent = this.has_all_devices ? `only the first ${this.most_strips}` : `${countText(n_more)} more devices`;
+    this.more.textContent = this.has_all_devices ? `only the first ${this.most_strips}` : `${countText(n_more)} more ${run.word}s`;
   }
 
   #overlay() {

@@ -17,7 +17,7 @@ class Comparison extends Charts {
     for (const side of SIDES) this.figure_over_time(`heat_${side}`, `Latency on ${side}`, "lines: p50 (bold) and p99; both maps have one scale");
     this.figure_over_time("iops", "Requests a second", "solid: A, dashed: B");
     this.figure_over_time("bandwidth", "Bandwidth", "solid: A, dashed: B");
-    this.figure_of_devices("Devices, largest change first", "upper: p99 of A, lower: of B; the figure is B against A");
+    this.figure_of_devices("those that changed first", "upper: p99 of A, lower: of B; the figure is B against A");
     this.figure("percentiles", "Percentiles", "on the scale of the heat maps; solid: A, dashed: B");
     this.table_of_figures();
     this.right_side.append(this.tip);

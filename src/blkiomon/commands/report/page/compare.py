@@ -100,6 +100,7 @@ def _data(side: Cells, found: Comparison) -> dict[str, Any]:
             else named.get(number, found.a[0].label(number)).replace("->", "→")
             for number in side.devices.tolist()
         ],
+        "word": found.a[0].word,
         "ops": layout.OPS,
     }
     return with_arrays(head, side.arrays())
@@ -132,7 +133,7 @@ def _table(rows: Sequence[DeviceChanges], found: Comparison) -> list[str]:
             failed += f'<br/><span class="{verdict}">{verdict}</span>'
         cells += [failed, *[requeued] * has_requeues]
         shown.append(("", cells))
-    heads = ["Device", "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
+    heads = [found.a[0].heading, "Operation", *(NAMES.get(m, m) for m in METRICS), "failed"]
     lines = [table([*heads, *["requeued"] * has_requeues], shown, "two dense")]
     if n_more := len(rows) - len(shown):
         more = how_many(n_more, "more row", "more rows", ",")

@@ -14,7 +14,7 @@ class Report extends Charts {
     const { run } = this;
     this.most_strips = STRIPS_SHOWN;
     if (this.has_latency) this.figure_over_time("heat", "Latency of every request", "lines: p50 (bold) and p99");
-    this.figure_of_devices("Devices, worst first", "p99 of each slice, of fewer than 100 requests the slowest");
+    this.figure_of_devices("worst first", "p99 of each slice, of fewer than 100 requests the slowest");
     this.figure_over_time("iops", "Requests a second", "completed");
     this.figure_over_time("bandwidth", "Bandwidth", "");
     if (this.any("in_flight") || run.most.some(Boolean))
@@ -283,7 +283,8 @@ class Report extends Charts {
       const p99 = timeText(merged.percentile(99));
       const score = is_hung ? Infinity : merged.n >= 100 ? merged.percentile(99) : (merged.mean ?? 0);
       const hung = is_hung ? `; hung: ${countText(left)} in flight at the end, the oldest for ${timeText(oldest)}` : "";
-      const label = `${name}: p99 ${p99} of ${countText(merged.requests)} requests${hung}`;
+      const about = run.about[device];
+      const label = `${name}${about && `, ${about}`}: p99 ${p99} of ${countText(merged.requests)} requests${hung}`;
       return { device, score, n: merged.requests || left, text: is_hung ? "hung" : p99, label };
     });
     return found.filter(({ n }) => n).sort((a, b) => (b.score === a.score ? 0 : b.score - a.score));
@@ -315,7 +316,7 @@ class Report extends Charts {
     for (const { device } of shown) {
       const of_device = { ...part, device };
       if (run.devices.length > 1)
-        rows.push(line("all", run.devices[device], "all", run.merge(of_device, run.scratch)));
+        rows.push(line("all", this.#with_place(device), "all", run.merge(of_device, run.scratch)));
       for (const op of [...part.ops].sort((a, b) => a - b)) {
         const merged = run.merge({ ...of_device, ops: new Set([op]) }, run.scratch);
         if (merged.requests) rows.push(line("", run.devices[device], [swatch(run.ops[op]), opText(run.ops[op])], merged));
@@ -324,7 +325,13 @@ class Report extends Charts {
     $("summary").tBodies[0].replaceChildren(...rows);
     const more = devices.length - shown.length;
     $("left-out")?.remove();
-    $("of").textContent = `${this.range.textContent}${more ? `; ${countText(more)} faster devices are not listed` : ""}`;
+    $("of").textContent = `${this.range.textContent}${more ? `; ${countText(more)} faster ${run.word}s are not listed` : ""}`;
+  }
+
+  /** The name of a device, and below it where it belongs. */
+  #with_place(device) {
+    const about = this.run.about[device];
+    return [this.run.devices[device], ...(about ? [element("br"), element("span", { class: "soft" }, about)] : [])];
   }
 
   #slow() {

@@ -12,7 +12,6 @@ from blkiomon.commands.report.access import SECTOR_BYTES, Patterns
 from blkiomon.commands.report.cells import Array, Cells, bounded, coarser_note, timeline
 from blkiomon.commands.report.collected import STATS, Collected
 from blkiomon.commands.report.curves import by_operation
-from blkiomon.commands.report.findings import hung_devices
 from blkiomon.commands.report.page import (
     document,
     fitting,
@@ -61,9 +60,10 @@ def report(found: Collected, title: str) -> str:
 
 
 def _page(found: Collected, title: str, most_bytes: int) -> str:
-    (cells,) = bounded([found.cells], most_bytes)
-    cells = cells.ranked()
-    shaded = _shaded(found.findings, found)
+    hung = [device for _, _, device in found.hung]
+    (cells,) = bounded([found.cells], most_bytes, hung)
+    cells = cells.ranked(hung)
+    shaded = found.shaded
     body = [
         *incomplete("Incomplete", found.whole.incomplete),
         *_origin(found),
@@ -72,7 +72,7 @@ def _page(found: Collected, title: str, most_bytes: int) -> str:
         _tiles(found),
         "<noscript><p>Figures of a part of the time need scripts.</p></noscript>",
         *charts(by_operation(cells.in_total()), shaded),
-        '<h2>Devices and operations <span class="soft" id="of"></span></h2>',
+        f'<h2>{found.heading}s and operations <span class="soft" id="of"></span></h2>',
         _summary(found, cells),
         *_hung(found),
         *_histograms(found),
@@ -96,13 +96,15 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
         for group in whole.groups()
         if group.op is None and group.in_flight is not None
     }
-    hung = {device for _, _, device in hung_devices(whole, found.gaps, found.topology)}
+    hung = {device for _, _, device in found.hung}
     head: dict[str, Any] = {
         "start": utc(whole.start_ns) if whole.anchored else None,
         "devices": [
             f"others ({n_others:,})" if n == OTHERS and n_others else found.label(n)
             for n in numbers
         ],
+        "word": found.word,
+        "about": [found.about.get(n, "") for n in numbers],
         "ops": layout.OPS,
         "in_flight_at_end": [in_flight.get(number, [0, 0]) for number in numbers],
         "hung": [number in hung for number in numbers],
@@ -113,7 +115,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
         of_head, of_arrays = _access(found.patterns, numbers)
         head |= of_head
         arrays |= of_arrays
-        processes = whole.process_names
+        processes = found.patterns.process_names
         head["slow"] = [
             [*request[:6], printable(processes.get(request[6], str(request[6])))]
             for request in _slow_rows(found.patterns, numbers)
@@ -285,7 +287,7 @@ def _tiles(found: Collected) -> str:
 
 
 _HEADS = (
-    *("Device", "Operation", "Requests", "Bytes", "IOPS", "MB/s"),
+    *("Operation", "Requests", "Bytes", "IOPS", "MB/s"),
     *("Mean", "p50", "p90", "p99", "p99.9", "Max", "Failed"),
 )
 
@@ -296,7 +298,7 @@ def _summary(found: Collected, cells: Cells) -> str:
     worst = [number for number in cells.devices.tolist() if number in by_device]
     left_out = ""
     if n_more := len(by_device) - len(worst[:DEVICES_SHOWN]):
-        devices = how_many(n_more, "device is", "devices are", ",")
+        devices = how_many(n_more, f"{found.word} is", f"{found.word}s are", ",")
         left_out = f'<p class="note" id="left-out">{devices} left out: they are faster.</p>'
     rows = [("total", _row_cells(total, found))]
     for number in worst[:DEVICES_SHOWN]:
@@ -304,20 +306,19 @@ def _summary(found: Collected, cells: Cells) -> str:
         if len(by_device) > 1:
             rows.append(("all", _row_cells(whole, found)))
         rows += [("op", _row_cells(op, found)) for op in ops]
-    heads = (*_HEADS, "Requeued") if total.requeues else _HEADS
+    heads = (found.heading, *_HEADS, *["Requeued"] * bool(total.requeues))
     return table(heads, rows, "two", "summary") + left_out
 
 
 def _hung(found: Collected) -> list[str]:
     """Devices whose requests never completed, the longest first."""
-    hung = sorted(hung_devices(found.whole, found.gaps, found.topology), reverse=True)
     rows = [
         ("", (_device_name(device, found), f"{n:,}", time_text(oldest_ns)))
-        for oldest_ns, n, device in hung[:DEVICES_SHOWN]
+        for oldest_ns, n, device in found.hung[:DEVICES_SHOWN]
     ]
     if not rows:
         return []
-    heads = ("Device", "In flight at the end", "Oldest for")
+    heads = (found.heading, "In flight at the end", "Oldest for")
     return ["<h2>Requests that never completed</h2>", table(heads, rows, "", "hung")]
 
 
@@ -332,8 +333,11 @@ def _device_name(number: int | None, found: Collected) -> str:
 def _row_cells(group: Group, found: Collected) -> list[str]:
     op = swatch(group.op) if group.op else "all"
     d2c = group.d2c_ns
+    name = _device_name(group.device, found)
+    if not group.op and (about := found.about.get(group.device or 0)):
+        name += f'<br/><span class="soft">{text(about)}</span>'
     return [
-        _device_name(group.device, found),
+        name,
         op,
         f"{group.requests:,}",
         bytes_text(group.bytes),
@@ -376,16 +380,6 @@ def _findings(found: Sequence[Finding]) -> list[str]:
     if not found:
         return []
     return ['<ol class="findings">', *(f"<li>{text(one.text)}.</li>" for one in found), "</ol>"]
-
-
-def _shaded(found: Sequence[Finding], of: Collected) -> list[tuple[int, float, float]]:
-    """Number of each finding that is of a part of the time; begin and end in s from the start."""
-    start_ns, end_ns = of.whole.start_ns, of.whole.end_ns
-    return [
-        (number, (one.span_ns[0] - start_ns) / NS_PER_S, (one.span_ns[1] - start_ns) / NS_PER_S)
-        for number, one in enumerate(found, 1)
-        if one.span_ns is not None and one.span_ns != (start_ns, end_ns)
-    ]
 
 
 def _losses(found: Collected) -> list[str]:
@@ -441,9 +435,9 @@ def _slowest(found: Collected) -> list[str]:
     """The slowest requests, the slowest first; only traces have them."""
     if found.patterns is None or not len(found.patterns.slowest):
         return []
-    heads = ("Issued", "Device", "Operation", "Latency", "Bytes", "Offset", "Process")
+    heads = ("Issued", found.heading, "Operation", "Latency", "Bytes", "Offset", "Process")
     fields = ["issued_ns", "device", "op", "d2c_ns", "bytes", "sector", "pid"]
-    processes = found.whole.process_names
+    processes = found.patterns.process_names
     rows = [
         (
             "",
