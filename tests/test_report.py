@@ -439,7 +439,7 @@ def test_charts_are_chosen_by_name(short: Path, tmp_path: Path, capfd: Capture) 
     assert [c.name for c in chosen(made, ["sizes", "heat"])] == ["sizes", "heat"]
     output = tmp_path / "x.svg"
     assert report.main(["--chart=head", "-o", str(output), str(short)]) == 2
-    assert "--chart takes heat, percentiles, sizes, iops, " in capfd.readouterr().err
+    assert "--chart takes heat, devices, iops, " in capfd.readouterr().err
     assert report.main(["--chart=sizes", "-o", str(tmp_path / "x.html"), str(short)]) == 2
     assert "--chart selects charts of a picture" in capfd.readouterr().err
 
@@ -828,6 +828,19 @@ def test_run_report_and_library_do_not_load_matplotlib() -> None:
     code = "import sys, blkiomon.commands.run, blkiomon.commands.report; blkiomon.Interval; "
     code += "sys.exit('matplotlib' in sys.modules)"
     assert runner.python(code).returncode == 0
+
+
+def test_picture_has_the_order_of_the_page_and_its_findings(tmp_path: Path) -> None:
+    output = tmp_path / "x.svg"
+    assert report.main(["-o", str(output), str(DATA / "san/traces/iscsi-slow-path")]) == 0
+    found = "".join(re.findall(">([^<]*)</text>", output.read_text()))
+    titles = ["Latency of every request", "Devices, worst first", "Requests a second"]
+    places = [found.index(title) for title in (*titles, "Bandwidth", "In flight")]
+    assert places == sorted(places)
+    assert "1. mpatha stalled at 07:43:40 UTC" in found
+    shades = re.findall(r"fill: #b30047; opacity: 0\.09", output.read_text())
+    n_over_time = found.count("time since the start")
+    assert len(shades) == 2 * n_over_time > 10
 
 
 def test_charts_have_names_of_their_own(short: Path) -> None:

@@ -135,7 +135,7 @@ complete -c blkiomon -n '__blkiomon_runs report' -l to -x -d 'end before this ti
 complete -c blkiomon -n '__blkiomon_runs report' -l by -x -a 'device lun path port hba array' -d 'add up what belongs together on a SAN (default: device); needs a topology'
 complete -c blkiomon -n '__blkiomon_runs report' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace; a capture reads this host)'
 complete -c blkiomon -n '__blkiomon_runs report' -l title -x -d 'heading of the page'
-complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -a 'heat percentiles sizes iops bandwidth in-flight devices sectors sequential d2c-histogram size-histogram' -d 'only this chart of a picture: heat, iops, bandwidth, in-flight, devices, sectors, sequential, percentiles or sizes; for files of -b: iops, bandwidth, d2c-histogram or size-histogram (repeatable)'
+complete -c blkiomon -n '__blkiomon_runs report' -l chart -x -a 'heat devices iops bandwidth in-flight sectors sequential percentiles sizes d2c-histogram size-histogram' -d 'only this chart of a picture: heat, devices, iops, bandwidth, in-flight, sectors, sequential, percentiles or sizes; for files of -b: iops, bandwidth, d2c-histogram or size-histogram (repeatable)'
 complete -c blkiomon -n '__blkiomon_runs report' -l overwrite -d 'replace FILE even if it begins like a trace'
 complete -c blkiomon -n '__blkiomon_runs report' -l resync -d 'after garbage, continue at the next record and count the skipped bytes'
 complete -c blkiomon -n '__blkiomon_runs report' -l max-pending -x -d 'keep at most N pending requests (default 1000000)'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from blkiomon.commands.config import ALL_REQUESTS
@@ -33,11 +34,12 @@ from blkiomon.console import EXIT_INPUT, EXIT_OK, complain
 OUTPUT = Option("-o, --output=FILE", "", read=path, is_output=True)
 TITLE = Option("--title=TEXT", "heading of the page")
 CHARTS = {
-    **dict.fromkeys(("heat", "percentiles", "sizes"), "a trace or a file of --json"),
+    "heat": "a trace or a file of --json",
+    "devices": "several devices",
     **dict.fromkeys(("iops", "bandwidth"), "requests"),
     "in-flight": "a trace or a file of --json",
-    "devices": "several devices",
     **dict.fromkeys(("sectors", "sequential"), "a trace, by device, LUN or path"),
+    **dict.fromkeys(("percentiles", "sizes"), "a trace or a file of --json"),
     **dict.fromkeys(("d2c-histogram", "size-histogram"), "a file of -b"),
 }
 """The charts of a picture, and what each of them needs."""
@@ -62,7 +64,7 @@ COMMAND = Command(
         TOPOLOGY,
         TITLE,
         CHART._replace(
-            help="only this chart of a picture: heat, iops, bandwidth, in-flight, devices, "
+            help="only this chart of a picture: heat, devices, iops, bandwidth, in-flight, "
             "sectors, sequential, percentiles or sizes; for files of -b: iops, bandwidth, "
             "d2c-histogram or size-histogram (repeatable)"
         ),
@@ -123,11 +125,12 @@ def main(given: Namespace) -> int:
         title += f" ({found.scope})" if found.scope else ""
         why = found.whole.incomplete
         about = [f"Incomplete: {in_words(why)}"] if why else []
+        about += [f"{number}. {one.text}." for number, one in enumerate(found.findings, 1)]
         charts = figures.chosen(figures.charts(found), given.chart)
-        kind = PICTURES[suffix]
-        write_output(
-            Path(output), lambda file: figures.save(charts, title, file, kind, about), policy
-        )
+        whole_s = found.whole.duration_s
+        shaded = [(number, begin / whole_s, end / whole_s) for number, begin, end in found.shaded]
+        write = partial(figures.save, charts, title, kind=PICTURES[suffix])
+        write_output(Path(output), partial(write, about=about, shaded=shaded), policy)
     else:
         page = report(found, title)
         write_output(Path(output), lambda file: file.write(page.encode()), policy)

@@ -161,14 +161,20 @@ def check() -> None:
 
 
 def save(
-    charts: Sequence[Chart], title: str, file: IO[bytes], kind: str, about: Sequence[str] = ()
+    charts: Sequence[Chart],
+    title: str,
+    file: IO[bytes],
+    kind: str,
+    about: Sequence[str] = (),
+    shaded: Sequence[tuple[int, float, float]] = (),
 ) -> None:
     """Write charts as one picture: those over time on the left, the others on the right.
 
     Args:
         file: to write to.
         kind: "png", "svg" or "pdf".
-        about: lines below the title: runs, selection, losses.
+        about: lines below the title: runs, selection, losses, findings.
+        shaded: number of a finding, its begin and end as shares of the time.
 
     Raises:
         OSError: the file cannot be written.
@@ -197,6 +203,11 @@ def save(
             for (axes,), chart in zip(rows, side):
                 axes.set_title(chart.title)
                 chart.draw(axes)
+                for number, begin, end in shaded if chart.is_over_time else ():
+                    x = [share * axes.get_xlim()[1] for share in (begin, end)]
+                    axes.axvspan(*x, color=HOT, alpha=0.09, lw=0, zorder=-1)
+                    at = {"va": "top", "transform": axes.get_xaxis_transform()}
+                    axes.text(x[0], 1, f"{number}", color=HOT, **at)
         if kind == "svg":
             file.write(_saved_svg(figure).encode())
             return
@@ -232,9 +243,9 @@ def charts(found: Collected) -> list[Chart]:
         made.insert(-2, Chart("in-flight", "In flight", partial(_draw_in_flight, found, lines)))
     if len(cells.devices) > 1 and len(cells.histograms["d2c"].cells):
         n = min(DEVICES_SHOWN, len(cells.devices))
-        title = "Devices, worst first: p99"
+        title = f"{found.heading}s, worst first: p99"
         made.insert(
-            -2, Chart("devices", title, partial(_draw_devices, found, cells), 0.8 + 0.16 * n)
+            1, Chart("devices", title, partial(_draw_devices, found, cells), 0.8 + 0.16 * n)
         )
     if not len(cells.histograms["d2c"].cells):
         made = [chart for chart in made if chart.is_over_time and "heat" not in chart.name]
