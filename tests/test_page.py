@@ -154,6 +154,25 @@ def test_tables_follow_the_selection(page: Page, found: Collected) -> None:
     assert all(time <= edges_s[1] for time in times if time is not None)
 
 
+def test_times_of_a_later_part_count_from_the_first_record(
+    browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "later.html"
+    assert report.main(["-o", str(path), "--from", "2", str(MULTI)]) == 0
+    page = opened(browser, path)
+    assert shown(page, "charts.run.begin_s") == 2
+    assert range_of(page).startswith("Whole run: 2.0")
+    rows = "[...document.querySelectorAll('#slow tbody tr')].map((row) => row.textContent)"
+    issued = [float(row.split(" s")[0]) for row in page.run(rows)]
+    assert len(issued) == 20 and 2 <= min(issued) <= max(issued) < 3.1
+    last_s = "Math.max(...charts.run.sample_us) / 1e6 - charts.run.edges_s[charts.run.n_slices]"
+    assert -1 < shown(page, last_s) <= 0
+    static = re.search(
+        r"<h2>Slowest requests</h2>.*?<tbody>.*?([0-9.]+) s<", path.read_text(), re.S
+    )
+    assert static and float(static[1]) == issued[0]
+
+
 def test_few_requests_are_no_curve_and_have_grey_percentiles(
     browser: Browser, tmp_path: Path
 ) -> None:

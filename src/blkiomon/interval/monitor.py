@@ -73,6 +73,7 @@ class Monitor:
         engine: the ``Engine``.
         interval_ns: length of an interval now; None: one interval of all. The caller may double it.
         origin_ns: trace time of the first record other than a notify record; None before it.
+        first_start_ns: trace time at which the first interval begins; 0 before that record.
         is_done: all records up to ``to_ns`` were read; further bytes are ignored.
         missing_files: how many files of the trace are missing, for the intervals to report. The
             caller sets it after opening the trace.
@@ -152,7 +153,7 @@ class Monitor:
         self._idle = 0  # weights of the idle intervals so far
         self._counts = Counts()  # at the end of the previous interval
         self._outside = Counts()  # see count_outside
-        self._first_start_ns = 0  # trace time at which the first interval begins
+        self.first_start_ns = 0
         self._start_ns = 0  # trace time at which the current interval begins
         self._is_before_from = False  # the next record is before from_ns
         self._last_ns = NO_END_NS  # to_ns as trace time
@@ -332,13 +333,13 @@ class Monitor:
 
     def _next_start_ns(self, interval_ns: int) -> int:
         """Trace time at which the current interval ends: start of the first + k * interval."""
-        passed_ns = (self._start_ns - self._first_start_ns) % interval_ns
+        passed_ns = (self._start_ns - self.first_start_ns) % interval_ns
         return self._start_ns - passed_ns + interval_ns
 
     def _end_up_to(self, time_ns: int, interval_ns: int) -> Iterator[None]:
         """End the current interval if it ends by this time; then the idle intervals after it."""
         if self._most_intervals is not None:
-            while (time_ns - self._first_start_ns) // interval_ns >= self._most_intervals:
+            while (time_ns - self.first_start_ns) // interval_ns >= self._most_intervals:
                 interval_ns *= 2
             self.interval_ns = interval_ns
         if time_ns < self._next_start_ns(interval_ns):
@@ -401,7 +402,7 @@ class Monitor:
             self._start_ns = min(max(origin_ns, zero_ns + self._from_ns), NEVER_NS)
             self.engine.set_from_ns(self._start_ns)
             self._is_before_from = self._start_ns > origin_ns
-        self._first_start_ns = self._start_ns
+        self.first_start_ns = self._start_ns
 
     def _end_at(self, end_ns: int) -> None:
         """End the current interval at a trace time; the next begins there."""

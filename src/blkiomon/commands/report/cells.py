@@ -77,6 +77,8 @@ class Cells:
         histograms: by name, see ``HISTOGRAMS``.
         n_merged: devices that were merged into ``OTHERS`` for the size of the page.
         not_in_total: devices that are left out of all devices together, see ``Interval``.
+        begin_s: when the first slice begins, in s from the trace's first record, as in ``--from``;
+            0 if that is not known. Charts add it to ``edges_s`` where they show a time.
     """
 
     edges_s: Floats
@@ -87,6 +89,7 @@ class Cells:
     histograms: dict[str, Bins]
     n_merged: int = 0
     not_in_total: tuple[int, ...] = ()
+    begin_s: float = 0.0
 
     @property
     def device(self) -> Integers:

@@ -171,9 +171,11 @@ def _collected(
     merged = slices.merged()
     by_device = [] if slices.by_device is None else slices.by_device.merged()
     shift_ns = 0
+    begin_ns = 0 if merged[0].anchored else merged[0].start_ns
     if monitor is not None:
         merged, by_device = (list(map(monitor.anchor, of)) for of in (merged, by_device))
         shift_ns = -(monitor.origin_ns or 0)
+        begin_ns = monitor.first_start_ns + shift_ns
         if merged[0].anchored:
             shift_ns = monitor.engine.epoch_ns or 0
     whole = merge(merged)
@@ -197,6 +199,7 @@ def _collected(
         is_broken=is_broken,
         n_others=slices.n_others,
         gaps=gaps,
+        begin_s=begin_ns / NS_PER_S,
     )
 
 
@@ -338,7 +341,7 @@ class _TraceSlicer:
             requests = requests[np.isin(requests["op"], wanted)]
         if self._view is not None:
             requests = _requests_seen(requests, self._view)
-        self._accesses.add(requests, self.monitor.origin_ns or 0)
+        self._accesses.add(requests, self.monitor.first_start_ns)
 
 
 def _of_traces(

@@ -40,6 +40,7 @@ class Collected:
         is_broken: an input is incomplete or damaged; the last of ``notes`` says how.
         n_others: devices without rows of their own: they are one, ``selection.OTHERS``.
         gaps: when nothing was recorded between two runs, by the clock of the slices.
+        begin_s: see ``Cells``.
         topology: of the traced host; None if it is not known.
         device_names: of the traced host, or of the groups of a view, by number; empty if they are
             not known.
@@ -61,6 +62,7 @@ class Collected:
     is_broken: bool = False
     n_others: int = 0
     gaps: tuple[Gap, ...] = ()
+    begin_s: float = 0.0
     topology: Topology | None = None
     device_names: Mapping[int, str] = field(default_factory=dict)
     selection: Selection = ALL_REQUESTS
@@ -98,7 +100,7 @@ class Collected:
         """The figures by slice, device and operation."""
         from blkiomon.commands.report.cells import cells_of  # slow to import
 
-        return cells_of(self.slices, self.whole.not_in_total)
+        return replace(cells_of(self.slices, self.whole.not_in_total), begin_s=self.begin_s)
 
     @property
     def word(self) -> str:

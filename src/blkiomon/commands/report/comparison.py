@@ -295,7 +295,7 @@ def sides_of(found: Comparison) -> list[Cells]:
     for of_side in (placed[: len(runs[0])], placed[len(runs[0]) :]):
         known_s = np.sum([run.known_s for run in of_side], axis=0)
         cells = of_side[0] if len(of_side) == 1 else joined(of_side)
-        sides.append(replace(cells, edges_s=of_side[0].edges_s, known_s=known_s))
+        sides.append(replace(cells, edges_s=of_side[0].edges_s, known_s=known_s, begin_s=0.0))
     return sides
 
 

@@ -252,14 +252,13 @@ def charts(found: Collected) -> list[Chart]:
         made += _charts_of_b(found)
     patterns = found.patterns
     if patterns is not None and patterns.sample["bytes"].any():
-        end_s = float(cells.edges_s[-1])
         sample = patterns.sample[patterns.sample["bytes"] > 0]
         numbers, n_of = np.unique(sample["device"], return_counts=True)
         number = int(numbers[np.argmax(n_of)])
         of_device = sample[sample["device"] == number]
-        draw = partial(_draw_sectors, of_device, end_s)
+        draw = partial(_draw_sectors, of_device, cells)
         made.append(Chart("sectors", f"Where on {found.label(number)}", draw, 2.4))
-        draw_sequential = partial(_draw_sequential, patterns, end_s)
+        draw_sequential = partial(_draw_sequential, patterns, cells)
         made.append(Chart("sequential", "Sequential requests", draw_sequential))
     return made
 
@@ -351,7 +350,7 @@ def _style(line: Line) -> dict[str, Any]:
 def _draw_heat(cells: Cells, edges_ns: Floats, counts: Floats, most: float, axes: Any) -> None:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    scale = time_axis(axes, float(cells.edges_s[-1]))
+    scale = time_axis(axes, cells)
     mesh = axes.pcolormesh(
         cells.edges_s / scale,
         edges_ns / NS_PER_S,
@@ -377,7 +376,7 @@ def _draw_heat(cells: Cells, edges_ns: Floats, counts: Floats, most: float, axes
 
 
 def _draw_rates(lines: Sequence[Line], column: str, unit: str, axes: Any) -> None:
-    scale = time_axis(axes, max(float(line.cells.edges_s[-1]) for line in lines))
+    scale = time_axis(axes, *(line.cells for line in lines))
     for line in lines:
         _draw_steps(axes, a_second(line.cells, column), 1 / scale, **_style(line))
     axes.set_ylim(bottom=0)
@@ -387,7 +386,7 @@ def _draw_rates(lines: Sequence[Line], column: str, unit: str, axes: Any) -> Non
 
 def _draw_in_flight(found: Collected, lines: Sequence[Line], axes: Any) -> None:
     edges_s, known = timeline(found.slices)
-    scale = time_axis(axes, float(edges_s[-1]))
+    scale = time_axis(axes, found.cells)
     most = np.full(len(known), math.nan)
     for place, item in enumerate(known):
         if item is not None:
@@ -410,7 +409,7 @@ def _draw_devices(found: Collected, cells: Cells, axes: Any) -> None:
     n_slices, n = len(cells.known_s), min(DEVICES_SHOWN, len(cells.devices))
     places = cells.device * n_slices + cells.slice
     p99 = cells.percentiles(places, n_slices * len(cells.devices), [99]).reshape(-1, n_slices)[:n]
-    scale = time_axis(axes, float(cells.edges_s[-1]))
+    scale = time_axis(axes, cells)
     axes.pcolormesh(
         cells.edges_s / scale,
         np.arange(n + 1),
@@ -443,13 +442,16 @@ def _engineering(unit: str) -> Any:
     return EngFormatter(unit=unit, sep=" ")
 
 
-def time_axis(axes: Any, end_s: float) -> float:
+def time_axis(axes: Any, *cells: Cells) -> float:
     """Label the time axis; returns the length of its unit in seconds."""
+    end_s, begin_s = max(float(of.edges_s[-1]) for of in cells), cells[0].begin_s
     for unit, length in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if end_s >= 3 * length or unit == "ms":
             break
     axes.set_xlabel(f"time since the start ({unit})")
     axes.set_xlim(0, max(end_s / length, 1e-9))
+    if begin_s:
+        axes.xaxis.set_major_formatter(lambda at, _: f"{begin_s / length + at:g}")
     return length
 
 
@@ -525,8 +527,8 @@ def _label_bars(axes: Any, names: Sequence[str]) -> None:
     axes.set_ylabel("% of requests")
 
 
-def _draw_sectors(sample: Any, end_s: float, axes: Any) -> None:
-    scale = time_axis(axes, end_s)
+def _draw_sectors(sample: Any, cells: Cells, axes: Any) -> None:
+    scale = time_axis(axes, cells)
     offsets = sample["sector"].astype(np.float64) * SECTOR_BYTES
     for number in np.unique(sample["op"]).tolist():
         part = sample["op"] == number
@@ -549,8 +551,8 @@ def _draw_sectors(sample: Any, end_s: float, axes: Any) -> None:
         handle.set_markersize(4)
 
 
-def _draw_sequential(patterns: Patterns, end_s: float, axes: Any) -> None:
-    scale = time_axis(axes, end_s)
+def _draw_sequential(patterns: Patterns, cells: Cells, axes: Any) -> None:
+    scale = time_axis(axes, cells)
     # Four slices each are put together: a share of few requests says little.
     counts = patterns.counts.reshape(len(OPS), -1, 4, 2).sum(axis=2)
     edges_s = np.arange(counts.shape[1] + 1) * (patterns.slice_ns * 4 / NS_PER_S)

@@ -24,8 +24,12 @@ const short = (value) =>
   value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : `${+value.toPrecision(3)}`;
 const opText = (op) => op.replaceAll("_", " ");
 
-/** A time since the start; `step` is the least difference to show. */
-function clockText(s, step) {
+/** When the time on all axes begins, in seconds since the first record of the trace. */
+const time_axis = { begin_s: 0 };
+
+/** A time on an axis, since the first record; `step` is the least difference to show. */
+function clockText(since_begin_s, step) {
+  const s = time_axis.begin_s + since_begin_s;
   const decimals = Math.max(0, Math.min(9, -Math.floor(Math.log10(step) + 1e-9)));
   if (s < 120) return `${s.toFixed(decimals)} s`;
   const rest = (s % 60).toFixed(decimals).padStart(decimals ? decimals + 3 : 2, "0");

@@ -12,6 +12,7 @@ class Report extends Charts {
 
   build() {
     const { run } = this;
+    time_axis.begin_s = run.begin_s;
     this.most_strips = STRIPS_SHOWN;
     if (this.has_latency) this.figure_over_time("heat", "Latency of every request", "lines: p50 (bold) and p99");
     this.figure_of_devices("worst first", "p99 of each slice, of fewer than 100 requests the slowest");
@@ -344,7 +345,7 @@ class Report extends Charts {
     );
     const rows = found.slice(0, SLOW_SHOWN).map(([issued, device, op, offset, bytes, d2c, process]) =>
       row("", [
-        `${(issued / 1e9).toFixed(6)} s`,
+        `${(time_axis.begin_s + issued / 1e9).toFixed(6)} s`,
         run.devices[device] ?? NONE,
         [swatch(run.ops[op]), opText(run.ops[op])],
         timeText(d2c),

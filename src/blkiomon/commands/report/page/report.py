@@ -99,6 +99,7 @@ def _data(found: Collected, cells: Cells) -> dict[str, Any]:
     hung = {device for _, _, device in found.hung}
     head: dict[str, Any] = {
         "start": utc(whole.start_ns) if whole.anchored else None,
+        "begin_s": found.begin_s,
         "devices": [
             f"others ({n_others:,})" if n == OTHERS and n_others else found.label(n)
             for n in numbers
@@ -442,7 +443,7 @@ def _slowest(found: Collected) -> list[str]:
         (
             "",
             (
-                f"{issued / NS_PER_S:,.6f} s",
+                f"{found.begin_s + issued / NS_PER_S:,.6f} s",
                 text(found.label(device)),
                 swatch(layout.OPS[op]),
                 time_text(d2c),

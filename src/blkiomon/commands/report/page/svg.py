@@ -37,7 +37,8 @@ def charts(lines: Sequence[Line], shaded: Shaded = ()) -> list[str]:
     lines = [line._replace(cells=coarse(line.cells)) for line in lines]
     end_s = max((float(line.cells.edges_s[-1]) for line in lines), default=1.0)
     in_tail = [(float(tail_place(np.array(s))), f"p{100 * s:.6g}") for s in (0.5, 0.9, 0.99, 0.999)]
-    in_time = [(at, f"{at:g} s") for at in _ticks(end_s, 6)]
+    begin_s = lines[0].cells.begin_s if lines else 0.0
+    in_time = [(at, f"{begin_s + at:.12g} s") for at in _ticks(end_s, 6)]
     tail = [percentile_curve(distribution(line.cells)) for line in lines]
     drawn = [
         _figure("Percentiles", lines, tail, in_tail, TAIL, time_text, is_logarithmic=True),
@@ -86,6 +87,7 @@ def _figure(
     shaded: Shaded = (),
 ) -> str:
     """A chart; empty if no line has a value."""
+    begin_s = lines[0].cells.begin_s if lines else 0.0
     known = np.concatenate([steps.values for steps in listed])
     known = known[np.isfinite(known)]
     if not len(known):
@@ -113,7 +115,8 @@ def _figure(
         left = x(start)
         parts.append(f'<path fill-opacity=".09" d="M{left} {TOP}H{x(end)}V{bottom}H{left}z"/>')
         parts.append(_text(left, str(TOP + 10), f"{number}", "start"))
-        label += f"; shaded: finding {number}, {start:.4g} s to {end:.4g} s"
+        times = " to ".join(f"{begin_s + s:.6g} s" for s in (start, end))
+        label += f"; shaded: finding {number}, {times}"
     parts.append('</g><g stroke="var(--rule)" fill="var(--soft)" font-size="11">')
     for at, text in x_ticks:
         parts.append(f'<path d="M{x(at)} {TOP}V{bottom}"/>')
