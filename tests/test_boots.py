@@ -145,6 +145,56 @@ def test_slow_pipe_among_traces_is_read(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["total"]["requests"] == 2
 
 
+def requests(begin_s: int, n: int) -> list[Record]:
+    """So many requests, one every 10 ms, each 1 ms long."""
+    times_ns = [begin_s * S + i * 10 * MS for i in range(n)]
+    pairs = [(issue(at, at // MS, 4096), complete(at + MS, at // MS, 4096)) for at in times_ns]
+    return [record for pair in pairs for record in pair]
+
+
+@pytest.mark.parametrize("ends_early", [True, False])
+@pytest.mark.parametrize("version", [7, 8])
+def test_time_that_goes_back_is_reported(tmp_path: Path, version: int, ends_early: bool) -> None:
+    """Of two traces in one file, all outputs have the same duration, and all say so."""
+    # Either the second begins 990 s before the first, or a jump back of 6 s is made up for.
+    second_s, back_s, last_s = (10, 995.0, 1004.991) if ends_early else (999, 6.0, 1005.991)
+    first, second = requests(1000, 500), requests(second_s, 500 if ends_early else 700)
+    path = write(tmp_path / "a", first + second, version)
+    note = (
+        f"time goes back by {back_s:,.1f} s: rates and times may be wrong, as records are out of "
+        "order or of several traces; read each trace by itself"
+    )
+    duration_s = last_s - 1000
+    for length in ("1", "2", "5", "100"):
+        result = runner.call("-I", length, "--json", "-", path)
+        assert result.stderr.decode() == f"blkiomon: {note}\n"
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert sum(line["duration_s"] for line in lines) == pytest.approx(duration_s)
+        assert sum(line["total"]["requests"] for line in lines) == (len(first) + len(second)) // 2
+    result = runner.call(path)
+    assert result.stderr.decode() == f"blkiomon: {note}\n"
+    assert f": {duration_s:.2f} s;" in result.stdout.decode()
+    with pytest.warns(UserWarning, match=note):
+        assert blkiomon.summarize(path).duration_s == pytest.approx(duration_s)
+
+
+def test_time_that_goes_back_is_the_same_in_pieces_of_any_size() -> None:
+    data = encode([issue(at * MS, at, 512) for at in (0, 5000, 9000, 2500, 8500, 7000)] * 100)
+    for size in (1, 47, 480, 10_000):
+        monitor = blkiomon.Monitor(None)
+        for begin in range(0, len(data), size):
+            monitor.feed(data[begin : begin + size])
+        (whole,) = monitor.finish()
+        assert whole.end_ns == 9 * S
+        assert "goes back by 9.0 s" in (monitor.disorder or "")
+
+
+def test_original_options_do_not_report_time_that_goes_back(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", requests(1000, 5) + requests(10, 5))
+    result = runner.call("-I", "100", "-h", "-", stdin=path.read_bytes())
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 def test_merger_shifts_times_and_nothing_else() -> None:
     one, two = encode(boot(5, DAY_S, 8)), encode(boot(5, DAY_S, 16))
     merger = Merger(["one", "two"], [reader(one), reader(two)], window_bytes=1000)

@@ -247,7 +247,7 @@ def model(records: Sequence[Record], data: Sequence[bytes], interval_ns: int) ->
             found.append((start, engine.snapshot(start), engine.counters()))
         engine.feed(piece)
     engine.finish()
-    end = max(engine.now_ns, start)
+    end = max(engine.latest_ns, start)
     return [*found, (end, engine.snapshot(end), engine.counters())]
 
 

@@ -235,6 +235,14 @@ class Engine:
         """
 
     @property
+    def latest_ns(self) -> int:
+        """The greatest ``now_ns`` so far."""
+
+    @property
+    def back_ns(self) -> int:
+        """How far a record was behind an earlier one at most, in ns; 0 up to a second."""
+
+    @property
     def first_ns(self) -> int | None:
         """Trace time of the first record other than notify records; None before it."""
 

@@ -1016,6 +1016,16 @@ cdef class Engine:
         return self.s.now_ns
 
     @property
+    def latest_ns(self):
+        self._refuse_others()
+        return self.s.latest_ns
+
+    @property
+    def back_ns(self):
+        self._refuse_others()
+        return self.s.back_ns
+
+    @property
     def first_ns(self):
         self._refuse_others()
         return self.s.first_ns if self.s.has_first else None

@@ -299,6 +299,8 @@ def intervals(
     def named() -> Iterator[Interval]:
         with _file_name_in_errors(source):
             yield from found
+        if monitor.disorder:
+            warnings.warn(monitor.disorder, stacklevel=2)
 
     return Intervals(named())
 

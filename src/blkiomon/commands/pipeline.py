@@ -192,6 +192,13 @@ class Pipeline:
         )
 
     @property
+    def disorder(self) -> str | None:
+        """A line about how far time goes back; None if it does not, or on silent runs."""
+        if self._config.is_drop_in or self._config.screen:
+            return None  # as ``incompleteness``
+        return self.monitor.disorder
+
+    @property
     def incompleteness(self) -> str | None:
         """A line about what the statistics leave out; None if that is little, or on silent runs."""
         if self._config.is_drop_in or self._config.screen:

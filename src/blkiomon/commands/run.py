@@ -181,7 +181,7 @@ def _run(
             _explain(error, config)
         was_left = stop.received or outputs.is_reader_gone
         is_empty = _report_end(config, pipeline, source, is_silent=bool(failures or was_left))
-        for why in (pipeline.incompleteness, pipeline.dropped):
+        for why in (pipeline.disorder, pipeline.incompleteness, pipeline.dropped):
             if why and not outputs.is_reader_gone:
                 complain(why)
         is_stopped = stop.received

@@ -48,6 +48,7 @@ cdef struct Batch:
     uint32_t pids                               # all pids or'ed
     uint32_t cpus                               # all CPU numbers or'ed
     uint64_t earliest_ns                        # time before which no record is
+    uint64_t latest_ns                          # time after which no record is
     bint is_plain                               # all records are: see plainness_of()
     const TraceV7 *records                      # in the input itself, or `converted`
     TraceV7 converted[BATCH]
@@ -152,6 +153,7 @@ cdef inline int check_run(
         ) == 0 and latest_ns >> 63 == 0
         out.of_one_device = lane(others, 1) == 0
         out.earliest_ns = earliest_ns
+        out.latest_ns = latest_ns
         n = min(n + RUN, most)
     out.n = n
     return n
@@ -179,6 +181,7 @@ cdef inline DecodeEnd decode_run(
         uint32_t pids = out.pids
         uint32_t cpus = out.cpus
         uint64_t earliest_ns = out.earliest_ns
+        uint64_t latest_ns = out.latest_ns
         uint32_t not_plain = 0
         uint32_t others = 0
         const TraceV7 *v7
@@ -250,6 +253,7 @@ cdef inline DecodeEnd decode_run(
         cpus |= r.cpu
         if category & CAT_NOTIFY == 0:
             earliest_ns = min(earliest_ns, r.time)
+            latest_ns = max(latest_ns, r.time)
         not_plain |= plainness_of(category, r)
         others |= r.device ^ out.converted[0].device
         n += 1
@@ -260,6 +264,7 @@ cdef inline DecodeEnd decode_run(
     out.pids = pids
     out.cpus = cpus
     out.earliest_ns = earliest_ns
+    out.latest_ns = latest_ns
     out.is_plain &= not_plain == 0
     out.of_one_device &= others == 0
     at[0] = pos
@@ -285,6 +290,7 @@ cdef inline DecodeEnd decode_batch(
     out.pids = 0
     out.cpus = 0
     out.earliest_ns = <uint64_t> -1
+    out.latest_ns = 0
     while True:
         before = out.n
         if swap:

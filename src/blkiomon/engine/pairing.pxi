@@ -24,6 +24,7 @@ cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
+    LEAST_BACK_NS = 1000000000                  # the sorter puts records in order up to this
     LARGE_TABLE = 512                           # groups of 496 bytes, slots included: 248 KiB
 
 
@@ -662,6 +663,22 @@ cdef avx2_void pair_batch_by_avx2(State *s, void *b, bint plainly) noexcept nogi
     pair_batch(s, <Batch *> b, plainly)
 
 
+cdef inline void follow_time(State *s, const Batch *b, bint plainly) noexcept nogil:
+    """Update latest_ns and back_ns, after the records were filtered."""
+    cdef int i
+    cdef uint64_t before_ns = s.latest_ns
+    if plainly or not (s.has_filter or b.seen & CAT_NOTIFY):
+        s.latest_ns = max(before_ns, b.latest_ns)
+        if likely(s.latest_ns - b.earliest_ns <= LEAST_BACK_NS):
+            return
+        s.latest_ns = before_ns
+    for i in range(b.n):
+        if plainly or b.category[i] & ~<uint32_t> CAT_NOTIFY:
+            s.latest_ns = max(s.latest_ns, b.records[i].time)
+            if unlikely(s.latest_ns - b.records[i].time > LEAST_BACK_NS):
+                s.back_ns = max(s.back_ns, s.latest_ns - b.records[i].time)
+
+
 cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
     """Fill Batch.done with the requests that complete in a batch."""
     cdef int i
@@ -677,4 +694,5 @@ cdef void pair(State *s, Batch *b, bint plainly) noexcept nogil:
     if plainly and s.with_names:
         count_processes(s, b)
     s.pair_batch(s, b, plainly)
+    follow_time(s, b, plainly)
     s.oldest_ns = min(s.oldest_ns, b.earliest_ns)

@@ -433,6 +433,8 @@ cdef struct State:
     uint64_t first_append                       # lowest serial number that may wait
     uint64_t next_append                        # serial number of the next zone append
     uint64_t now_ns                             # of the latest record other than notify records
+    uint64_t latest_ns                          # the greatest now_ns so far
+    uint64_t back_ns                            # see Engine.back_ns
     uint64_t first_ns                           # of the first one, if has_first
     bint has_first
     uint64_t oldest_ns                          # lower bound of the times of pending records

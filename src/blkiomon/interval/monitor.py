@@ -227,7 +227,7 @@ class Monitor:
         return self._finished(snapshot, end_ns // NS_PER_S, start_ns, end_ns, anchored=True)
 
     def finish(self, *, is_complete: bool = True, final: bool = True) -> list[Interval]:
-        """End the stream; return the last interval, which ends with the latest record.
+        """End the stream; return the last interval, which ends with the latest time of a record.
 
         Nothing can be fed afterwards: another stream needs another monitor. With the wall clock,
         call ``cut`` afterwards for the last interval.
@@ -249,7 +249,7 @@ class Monitor:
             if self._is_before_from:
                 self._counts = self.totals
             if final and self._clock == "trace":
-                last_ns = self._last_ns if self.is_done else self.engine.now_ns
+                last_ns = self._last_ns if self.is_done else self.engine.latest_ns
                 end_ns = max(last_ns, self._start_ns)
                 has_records = self.totals.records > self._counts.records
                 if has_records or end_ns > self._start_ns or not self._has_ended_interval:
@@ -272,6 +272,20 @@ class Monitor:
     def start_ns(self) -> int:
         """Trace time at which the current interval began; only with the trace clock."""
         return self._start_ns
+
+    @property
+    def disorder(self) -> str | None:
+        """A line about how far time goes back; None if never by more than a second.
+
+        With the wall clock, intervals do not depend on it.
+        """
+        if self._clock == "wall" or not self.engine.back_ns:
+            return None
+        back_s = self.engine.back_ns / NS_PER_S
+        return (
+            f"time goes back by {back_s:,.1f} s: rates and times may be wrong, as records are out "
+            "of order or of several traces; read each trace by itself"
+        )
 
     @property
     def totals(self) -> Counts:

@@ -320,6 +320,8 @@ class _TraceSlicer:
         max_age_s = self._limits.get("max_age_s", MAX_AGE_S)
         if text := self._dropped.text(max_age_s, self._limits.get("max_pending", MOST_PENDING)):
             notes.append(text)
+        if text := self.monitor.disorder:
+            notes.append(text)
         return notes, failure
 
     def _add(self, interval: Interval) -> None:
