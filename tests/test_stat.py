@@ -206,6 +206,11 @@ def test_numbers_are_interval_and_count_wherever_they_stand(here: Path) -> None:
     assert config_of("./5", "0.5").files == ("./5",)
 
 
+def test_this_directory_is_a_trace(here: Path) -> None:
+    config = config_of(".", ".5")
+    assert (config.files, config.interval_s) == ((".",), 0.5)
+
+
 def test_device_wins_over_a_trace_of_its_name_and_says_so(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

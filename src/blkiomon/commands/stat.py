@@ -89,7 +89,7 @@ COMMAND = Command(
 MOST_FINDINGS = 5
 """Lines below an interval, the most urgent ones."""
 
-_NUMBER = re.compile(r"[0-9.]+(us|ms|s|m|h)?")
+_NUMBER = re.compile(r"\.*[0-9][0-9.]*(us|ms|s|m|h)?")
 
 
 @parsed(COMMAND)
