@@ -169,6 +169,22 @@ def test_summary_uses_the_topology_beside_the_trace_without_a_view() -> None:
     assert re.findall(r"^(\S+) +(?:all|read) ", numbered, re.M) == ["8:16", "254:0", "8:0"]
 
 
+def test_names_in_json_are_shown(tmp_path: Path) -> None:
+    """In the summary and the report; a number that two devices have keeps no name."""
+    line = runner.succeed("-I1", "--json", "-", SLOW_PATH)
+    (tmp_path / "a").write_bytes(line)
+    (tmp_path / "b").write_bytes(line.replace(b'"sdb"', b'"sdx"'))
+    shown = runner.succeed(tmp_path / "a").decode()
+    assert re.findall(r"^(\S+) +all ", shown, re.M) == ["sdb", "sda"]
+    assert "mpatha stalled" in shown
+    shown = runner.succeed(tmp_path / "a", tmp_path / "b").decode()
+    assert re.findall(r"^(\S+) +all ", shown, re.M) == ["8:16", "sda"]
+    shown = runner.succeed("--names", "no", tmp_path / "a").decode()
+    assert re.findall(r"^(\S+) +all ", shown, re.M) == ["8:16", "8:0"]
+    runner.succeed("report", "-o", tmp_path / "a.html", tmp_path / "a")
+    assert '"devices":["sdb","mpatha","sda"]' in (tmp_path / "a.html").read_text()
+
+
 def test_report_uses_the_topology_beside_the_trace(tmp_path: Path) -> None:
     runner.succeed("report", "-o", tmp_path / "page.html", SLOW_PATH)
     page = (tmp_path / "page.html").read_text()

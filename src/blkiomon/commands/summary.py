@@ -62,7 +62,7 @@ COMMAND = Command(
         Option("--all", "list all devices (default: the 20 with the highest latency)"),
         NAMES._replace(
             help="print names, sizes and models of this host's devices; default: names of the "
-            "traced host, if its topology is known"
+            "traced host, if they are known"
         ),
         BY,
         TOPOLOGY,
@@ -149,8 +149,9 @@ class _Summary:
         self._view = view_of(topology, given.by)
         self._shown = found.whole
         self._name_of: Callable[[int], str | None] = device_name if given.names else nameless
-        if topology is not None and given.by == DEVICE and given.names is None:
-            self._name_of = topology.names().get
+        if given.by == DEVICE and given.names is None:
+            names = found.device_names if topology is None else topology.names()
+            self._name_of = names.get
         if self._view is not None:
             self._shown = self._view(found.whole)
             self._name_of = self._view.name_of

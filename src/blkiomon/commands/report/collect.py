@@ -446,7 +446,8 @@ def _of_json(
     if not n_intervals:
         raise ReportError(notes[-1] if notes else f"{_joined(names)}: no interval in it")
     is_broken = notes[-1:] not in ([], [IN_TURN])
-    return _collected(names, JSON, slices, notes, is_broken=is_broken, gaps=gaps)
+    found = _collected(names, JSON, slices, notes, is_broken=is_broken, gaps=gaps)
+    return replace(found, device_names=source.device_names)
 
 
 def _in_order_of_time(files: Sequence[Iterator[Interval]], notes: list[str]) -> Iterator[Interval]:

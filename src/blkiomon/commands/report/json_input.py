@@ -10,6 +10,7 @@ from typing import Any
 from blkiomon.errors import IntervalError, SourceError
 from blkiomon.formats.json_codec import from_dict
 from blkiomon.formats.validation import MOST_REQUESTS
+from blkiomon.interval.devices import number_of
 from blkiomon.interval.value import Interval
 from blkiomon.sources.readers import Reader
 
@@ -24,10 +25,12 @@ class JsonIntervals:
 
     Attributes:
         notes: about files that end inside a line.
+        device_names: by number; empty for a number that several devices have.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.device_names: dict[int, str] = {}
         self._clock: tuple[str, bool] | None = None
         self._n_requests = 0
 
@@ -47,8 +50,10 @@ class JsonIntervals:
             if not line.strip():
                 continue
             try:
-                interval = from_dict(json.loads(line, parse_constant=_refuse))
+                fields = json.loads(line, parse_constant=_refuse)
+                interval = from_dict(fields)
                 self._check(interval)
+                self._add_names(fields["devices"])
             except json.JSONDecodeError as error:
                 if not line.endswith(b"\n"):
                     self.notes.append(f"{reader.name}: line {number} is cut short and left out")
@@ -64,6 +69,14 @@ class JsonIntervals:
                 yield interval
                 continue
             raise SourceError(f"{reader.name}: line {number}: {why}")
+
+    def _add_names(self, devices: list[dict[str, Any]]) -> None:
+        for device in devices:
+            name = device.get("name")
+            if isinstance(name, str):
+                number = number_of(device["device"])
+                if self.device_names.setdefault(number, name) != name:
+                    self.device_names[number] = ""
 
     def _check(self, interval: Interval) -> None:
         """Raises IntervalError: it cannot be merged with those before."""
