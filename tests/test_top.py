@@ -435,7 +435,10 @@ def test_row_of_all_devices_counts_a_request_on_a_map_and_its_path_once() -> Non
     ios = load("253:0", 40, 5), load("8:0", 20, 1), load("8:16", 20, 9)
     shown = san_frame("device", *ios, look=Look())
     line = next(line for line in shown if line[1:].startswith("all"))
-    assert re.search(r"3 dev +9\.00ms +40 ", line)
+    assert re.search(r"3 dev +5\.00ms +40 ", line)  # as on the map: its paths do not count
+    shown = san_frame("path", *ios, load("8:64", 20, 2))
+    line = next(line for line in shown if line[1:].startswith("all"))
+    assert re.search(r"2 LUNs +5\.00ms +60 ", line)
 
 
 def test_findings_are_above_the_table() -> None:
@@ -511,6 +514,16 @@ def test_branches_by_path_are_open_at_first() -> None:
         for key in keys:
             look = look.after(key)
         assert tree(san_frame("path", *parts, look=look)) == wanted
+
+
+def test_operations_of_paths_are_shown_in_the_tree_if_asked_for() -> None:
+    parts = load("8:0", 20, 9), requests(number_of("8:0"), "write", 5, MS)
+    look = Look(by="array", is_open=True)
+    assert tree(san_frame("array", *parts, look=look)) == ["▾ one", "  ▾ mpatha", "      sda"]
+    shown = san_frame("array", *parts, look=look.after("o", Shown(has_operations=False)))
+    assert tree(shown) == ["▾ one", "  ▾ mpatha", "      sda", "", ""]
+    at = next(at for at, line in enumerate(shown) if "sda" in line)
+    assert [line.split()[0] for line in shown[at + 1 : at + 3]] == ["read", "write"]
 
 
 def test_map_that_was_traced_has_its_own_figures_in_the_tree() -> None:

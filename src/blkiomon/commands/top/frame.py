@@ -111,7 +111,7 @@ Up Down PgUp PgDn Home End  select    Enter  latencies over time, slow requests
 / F3 F4   filter by name              Esc    back
 l i b     sort by worst, IOPS, MB/s; > or F6 by the next column, < the last
 t F5      tree: array, LUN, path    + - space  open, close    *  all
-o  operations    w  the whole run, or the latest interval    p  pause
+o  operations of devices    w  the whole run, or the latest interval    p  pause
 """
 
 FOOTER = "q quit  h help  / filter  > sort  Enter latencies  t tree  w whole run  p pause"

@@ -58,7 +58,7 @@ class Look:
 
     Attributes:
         sort: title of a column.
-        has_operations: None: if there are few devices.
+        has_operations: None: if there are few devices, and no tree.
         by: one of ``interval.views.BY``.
         selected: None: the first row.
         filter: a part of the name of each shown row.

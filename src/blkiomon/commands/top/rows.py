@@ -99,7 +99,8 @@ class GroupFigures:
     Attributes:
         columns: None: no interval.
         numbers: shape (n,): of the devices; idle ones come last.
-        worst_ns: shape (n,), see ``ScreenRow``.
+        own_worst_ns: shape (n,), of the requests that a group counts, see ``ScreenRow``.
+        worst_ns: the same, but at least that of each device of the group.
     """
 
     def __init__(self, interval: Interval | None, known: Numbers) -> None:
@@ -115,7 +116,8 @@ class GroupFigures:
             worst = np.where(keys & 7 == ALL_OPS, 0, columns.d2c_ns.percentiles[:-1, P99])
             worst = np.maximum(worst, self._column(SORTS["oldest"](columns))[:-1])
             worst = np.maximum.reduceat(worst, self.starts)
-        self.worst_ns: Floats = np.concatenate([worst, np.zeros(len(idle))])
+        self.own_worst_ns: Floats = np.concatenate([worst, np.zeros(len(idle))])
+        self.worst_ns = self.own_worst_ns.copy()
         self.at = {number: at for at, number in enumerate(self.numbers.tolist())}
 
     def _column(self, values: Sequence[Any]) -> Floats:
@@ -248,9 +250,8 @@ class Rows:
         self._groups: dict[str, dict[int | None, list[int]]] = {}
         self.devices = self._figures("device")
         self._n_roots = len(self._figures(self.root).numbers)
-        self.has_operations = self.root == "device" and (
-            self._n_roots <= FEW_DEVICES if look.has_operations is None else look.has_operations
-        )
+        are_few = self.root == "device" and self._n_roots <= FEW_DEVICES
+        self.has_operations = are_few if look.has_operations is None else look.has_operations
         self.rows: list[tuple[RowKey, int]] = []
         self._list()
 
@@ -482,18 +483,18 @@ class Rows:
             return None
         look, level = self._look, self.root
         figures = self._figures(level)
-        group, left_out = figures.total, set[int]()
+        group, left_out, worst_ns = figures.total, set[int](), figures.own_worst_ns
         if level != "device":
             left_out = set(self._members(level).get(None, ()))
         elif self._of_luns is not None:
             left_out = figures.at.keys() - self._of_luns.groups.keys()
+            worst_ns = worst_ns[~np.isin(figures.numbers, [*left_out])]
         places = self._run.past.of(n for n in self.devices.at if n not in left_out)
         word = {"device": "dev", "path": "LUNs", "lun": "LUNs"}.get(look.by, f"{look.by}s")
         if look.by in TREES and any((level, n) not in self._children for n in figures.numbers):
             word = "rows"  # some are disks of this host
         count = f"{self._n_roots} {word}" if self._n_roots < 1000 else f"{self._n_roots}"
-        worst_ns = int(figures.worst_ns.max(initial=0))
-        return self._made("all", count, group, worst_ns, places)
+        return self._made("all", count, group, int(worst_ns.max(initial=0)), places)
 
 
 def severity(time_ns: float) -> int:
