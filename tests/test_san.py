@@ -169,6 +169,24 @@ def test_summary_uses_the_topology_beside_the_trace_without_a_view() -> None:
     assert re.findall(r"^(\S+) +(?:all|read) ", numbered, re.M) == ["8:16", "254:0", "8:0"]
 
 
+def test_maximum_in_flight_of_several_devices_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "a").write_bytes(runner.succeed("-I1", "--by=array", "--json", "-", SLOW_PATH))
+    for words, is_known in (
+        (["--by", "port", SLOW_PATH], True),
+        (["--by", "array", SLOW_PATH], False),
+        (["--by", "array", "--op", "read", SLOW_PATH], False),
+        ([tmp_path / "a"], False),
+        (["stat", "--by", "array", "--ops", "5", SLOW_PATH], False),
+        (["stat", "--by", "array", "5", SLOW_PATH], False),
+    ):
+        shown = re.findall(r" [0-9.]+/([0-9]+|[–-]) ", runner.succeed(*words).decode())
+        assert shown
+        assert all(most.isdigit() == is_known for most in shown), words
+
+
 def test_names_in_json_are_shown(tmp_path: Path) -> None:
     """In the summary and the report; a number that two devices have keeps no name."""
     line = runner.succeed("-I1", "--json", "-", SLOW_PATH)

@@ -238,18 +238,20 @@ class Lines:
         from blkiomon.formats.units import device_text
 
         groups = (*interval.groups(), *(interval.maps.groups() if interval.maps else ()))
-        found = {device.number: device for device in by_device(groups)}
+        found = {device.number: device for device in by_device(groups, self._view)}
         self._devices |= found.keys()
         when = _when(interval, has_fractions)
         for number in sorted(self._devices, key=self._order):
             name = shortened(printable(self._name_of(number) or device_text(number)))
             name = INDENT * (self._map_of(number) in self._devices) + name
             device = found.get(number)
+            is_sum = device is not None and device.is_sum
             if not self._has_ops:
-                yield Row(name, "", None if device is None else device.group, when)
+                group = None if device is None else device.group
+                yield Row(name, "", group, when, is_sum=is_sum)
                 continue
             shown = device.ops if device is not None else ()
-            yield from (Row(name, op_label(group.op), group, when) for group in shown)
+            yield from (Row(name, op_label(op.op), op, when, is_sum=is_sum) for op in shown)
             if not shown:
                 yield Row(name, idle_label(interval.only_ops), None, when)
 

@@ -196,7 +196,7 @@ class _Summary:
         from blkiomon.commands.report.collected import STATS
 
         given, view = self._given, self._view
-        devices = table.worst_first(table.by_device(self._shown.groups()))
+        devices = table.worst_first(table.by_device(self._shown.groups(), view))
         found = map(self._entry, devices) if view is None else view_rows(view, self._shown, devices)
         rows: list[Row] = []
         n_left_out = 0
@@ -209,7 +209,8 @@ class _Summary:
                 groups.insert(0, device.group)
             for at, group in enumerate(groups):
                 first = ("", "") if at else (name, about)
-                rows.append(table.Row(first[0], table.op_label(group.op), group, about=first[1]))
+                label = table.op_label(group.op)
+                rows.append(table.Row(first[0], label, group, "", first[1], device.is_sum))
         shown = [table.DEVICE_COLUMN, table.ABOUT_COLUMN] if view is None else view_columns(view)
         if not any(row.about for row in rows):
             shown.pop()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blkiomon.console import how_many
 from blkiomon.formats.units import NONE, bytes_text, three_digits, time_text
 from blkiomon.interval.groups import Group
+
+if TYPE_CHECKING:
+    from blkiomon.interval.views import View
 
 MARK = "*"
 """Marks a percentile that has too few requests: the slowest of them is shown."""
@@ -112,6 +115,7 @@ class Row(NamedTuple):
         group: its figures; None for a device that was idle.
         when: end of the interval, as text.
         about: size and model of the device.
+        is_sum: it is of several devices, see ``DeviceFigures``.
     """
 
     device: str
@@ -119,6 +123,7 @@ class Row(NamedTuple):
     group: Group | None
     when: str = ""
     about: str = ""
+    is_sum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +203,12 @@ def figure(text: Callable[[Group], str]) -> Callable[[Row], str]:
     return lambda row: NONE if row.group is None else text(row.group)
 
 
-def in_flight_cell(group: Group) -> str:
+def in_flight_cell(row: Row) -> str:
     """Mean and maximum of the requests in flight."""
-    load = group.in_flight
-    return NONE if load is None else f"{count_cell(load.mean)}/{count_cell(load.max)}"
+    load = row.group.in_flight if row.group is not None else None
+    if load is None:
+        return NONE
+    return f"{count_cell(load.mean)}/{NONE if row.is_sum else count_cell(load.max)}"
 
 
 def _busy(group: Group) -> str:
@@ -222,7 +229,7 @@ FIGURE_COLUMNS = (
     Column("p99", figure(lambda g: percentile_cell(g, 99)), 7, has_marks=True),
     Column("p99.9", figure(lambda g: percentile_cell(g, 99.9)), 7, drop=7, has_marks=True),
     Column("max", figure(lambda g: time_cell(g.d2c_ns.max)), 6, drop=2),
-    Column("in flight", figure(in_flight_cell), 9, drop=4),
+    Column("in flight", in_flight_cell, 9, drop=4),
     Column("busy", figure(_busy), 4, drop=11),
     Column("err", figure(lambda g: count_cell(g.errors)), 3, drop=1),
 )
@@ -237,11 +244,15 @@ REQUEUES_COLUMN = Column("requeues", figure(lambda g: count_cell(g.requeues)), d
 
 @dataclass(frozen=True, slots=True)
 class DeviceFigures:
-    """The figures of a device, and of its operations."""
+    """The figures of a device, and of its operations.
+
+    If they are of several devices (``is_sum``), their maximum in flight is unknown.
+    """
 
     number: int
     group: Group | None
     ops: tuple[Group, ...] = ()
+    is_sum: bool = False
 
     @property
     def worst_ns(self) -> int:
@@ -276,8 +287,9 @@ def loss_note(lost: int) -> str:
     return f"{events} lost: as many of the requests in flight may have completed"
 
 
-def by_device(groups: Iterable[Group]) -> Iterator[DeviceFigures]:
-    """The devices of an interval's groups, in their order."""
+def by_device(groups: Iterable[Group], view: View | None = None) -> Iterator[DeviceFigures]:
+    """The devices of an interval's groups, in their order; ``view`` made the groups."""
+    sums = set() if view is None else view.sums
     ops: list[Group] = []
     for group in groups:
         if group.device is None:
@@ -285,7 +297,9 @@ def by_device(groups: Iterable[Group]) -> Iterator[DeviceFigures]:
         if group.op is not None:
             ops.append(group)
             continue
-        yield DeviceFigures(group.device, group, tuple(ops))
+        load = group.in_flight  # without a view, its time busy says so
+        is_sum = group.device in sums or (load is not None and load.busy_ns is None)
+        yield DeviceFigures(group.device, group, tuple(ops), is_sum)
         ops = []
 
 

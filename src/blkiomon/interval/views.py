@@ -6,6 +6,7 @@ requests: the groups and totals of a view have either the map or its paths.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
@@ -118,6 +119,11 @@ class View:
     def groups(self) -> dict[int, int]:
         """The number of the group of each device that was traced, unless it is left out."""
         return {n: place for n, place in self._known.items() if isinstance(place, int)}
+
+    @property
+    def sums(self) -> set[int]:
+        """The groups of several devices that were traced."""
+        return {number for number, n in Counter(self.groups.values()).items() if n > 1}
 
     def about(self, number: int) -> str:
         """Where a path leads, or how many paths were added up; empty if none were."""
