@@ -243,6 +243,7 @@ def test_views_have_the_same_total_in_every_format(tmp_path: Path) -> None:
     assert [d["name"] for d in line["devices"]] == ["10.10.1.1:3260,1", "10.10.2.1:3260,1"]
     total = rows[-1][rows[0].index("requests")]
     assert int(total) == line["total"]["requests"] == sum(d["requests"] for d in line["devices"])
+    assert f" {int(total):,} requests of " in runner.succeed("--by", "port", SLOW_PATH).decode()
 
 
 @pytest.mark.parametrize("command", ["summary", "stat"])

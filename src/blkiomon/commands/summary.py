@@ -170,7 +170,7 @@ class _Summary:
         names = ", ".join(printable(Path(name).name or name) for name in found.names[:3])
         if len(found.names) > 3:
             names += f" and {len(found.names) - 3} more"
-        counts = [how_many(whole.total.requests, "request", "requests", ",")]
+        counts = [how_many(self._shown.total.requests, "request", "requests", ",")]
         if whole.counts.records:
             counts.insert(0, how_many(whole.counts.records, "record", "records", ","))
         names += " merged" * (len(found.names) > 1)
