@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,42 +135,45 @@ def path_series(device: str, port: str, per_minute: int, le: str, errors: int = 
         series("blkiomon_requests_total", f"0+{per_minute}x20", **of),
         series("blkiomon_errors_total", f"0+{errors}x20", **of),
         series("blkiomon_requeues_total", "0x20", **of),
+        series("blkiomon_bytes_total", f"0+{4096 * per_minute}x20", **of),
+        series("blkiomon_in_flight", "1x20", **of),
+        series("blkiomon_in_flight_oldest_seconds", "0.1x20", **of),
     ]
+
+
+def check(tmp_path: Path, questions: list[dict[str, Any]], *paths: list[Any]) -> None:
+    """Check the answers to questions about these paths with promtool; the rules are loaded."""
+    test = {
+        "interval": "1m",
+        "input_series": [item for path in paths for item in path],
+        "promql_expr_test": [{"eval_time": "18m", **question} for question in questions],
+    }
+    test = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(json.dumps(test))
+    prometheus.promtool("test", "rules", str(tmp_path / "test.yml"))
 
 
 def alerts(tmp_path: Path, expected: dict[str, list[dict[str, str]]], *paths: list[Any]) -> None:
     """Check that exactly these alerts fire after 18 minutes, with these labels."""
     names = ("SanPortSlow", "SanPortFails", "SanPathIdle")
     severity = dict(zip(names, ("warning", "warning", "info")))
-    test = {
-        "rule_files": [str(RULES)],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [item for path in paths for item in path],
-                "promql_expr_test": [
-                    {
-                        "expr": f'ALERTS{{alertname="{name}",alertstate="firing"}}',
-                        "eval_time": "18m",
-                        "exp_samples": [
-                            {
-                                "labels": series(
-                                    "ALERTS", "", alertname=name, alertstate="firing",
-                                    severity=severity[name], **labels,
-                                )["series"],
-                                "value": 1,
-                            }
-                            for labels in expected.get(name, [])
-                        ],
-                    }
-                    for name in names
-                ],
-            }
-        ],
-    }  # fmt: skip
-    (tmp_path / "test.yml").write_text(json.dumps(test))
-    prometheus.promtool("test", "rules", str(tmp_path / "test.yml"))
+    questions = [
+        {
+            "expr": f'ALERTS{{alertname="{name}",alertstate="firing"}}',
+            "exp_samples": [
+                {
+                    "labels": series(
+                        "ALERTS", "", alertname=name, alertstate="firing",
+                        severity=severity[name], **labels,
+                    )["series"],
+                    "value": 1,
+                }
+                for labels in expected.get(name, [])
+            ],
+        }
+        for name in names
+    ]  # fmt: skip
+    check(tmp_path, questions, *paths)
 
 
 def test_promtool_has_no_complaints_about_the_rules() -> None:
@@ -210,4 +214,25 @@ def test_nothing_fires_where_ports_are_alike(tmp_path: Path) -> None:
         {},
         path_series("sda", "port1", 6000, "0.001"),
         path_series("sdb", "port2", 5000, "0.001"),
+    )
+
+
+def test_dashboard_shows_arrays_and_ports(tmp_path: Path) -> None:
+    """Each panel has a line for each of two ports, or for their array or HBA."""
+    dashboard = json.loads((CONTRIB / "grafana-san.json").read_text())
+    questions = []
+    for panel in dashboard["panels"]:
+        (target,) = panel["targets"]
+        question = target["expr"].replace("$__rate_interval", "5m")
+        question = re.sub(r"\$\w+", ".*", question)
+        n = 2 if "{{target_port}}" in target["legendFormat"] else 1
+        questions.append(
+            {"expr": f"count({question})", "exp_samples": [{"labels": "{}", "value": n}]}
+        )
+    assert len(questions) == 8
+    check(
+        tmp_path,
+        questions,
+        path_series("sda", "port1", 6000, "0.001"),
+        path_series("sdb", "port2", 6000, "0.1"),
     )
