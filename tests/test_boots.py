@@ -189,6 +189,15 @@ def test_time_that_goes_back_is_the_same_in_pieces_of_any_size() -> None:
         assert "goes back by 9.0 s" in (monitor.disorder or "")
 
 
+def test_request_in_flight_does_not_age_by_how_far_time_goes_back() -> None:
+    data = encode([*requests(1000, 500), *requests(10, 500), issue(15 * S, 8, 512)])
+    with pytest.warns(UserWarning, match="goes back"):
+        load = blkiomon.summarize(data).total.in_flight
+    assert load is not None
+    assert (load.end, load.oldest_ns, load.max) == (1, 0, 1)
+    assert load.mean == pytest.approx(1000 * MS / load.duration_ns)
+
+
 def test_original_options_do_not_report_time_that_goes_back(tmp_path: Path) -> None:
     path = write(tmp_path / "a", requests(1000, 5) + requests(10, 5))
     result = runner.call("-I", "100", "-h", "-", stdin=path.read_bytes())

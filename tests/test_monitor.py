@@ -248,7 +248,8 @@ def model(records: Sequence[Record], data: Sequence[bytes], interval_ns: int) ->
         engine.feed(piece)
     engine.finish()
     end = max(engine.latest_ns, start)
-    return [*found, (end, engine.snapshot(end), engine.counters())]
+    behind = engine.latest_ns - engine.now_ns if engine.back_ns else 0
+    return [*found, (end, engine.snapshot(end - behind), engine.counters())]
 
 
 @settings(max_examples=30, deadline=None)

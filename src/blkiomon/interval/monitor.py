@@ -253,7 +253,9 @@ class Monitor:
                 end_ns = max(last_ns, self._start_ns)
                 has_records = self.totals.records > self._counts.records
                 if has_records or end_ns > self._start_ns or not self._has_ended_interval:
-                    self._end_at(end_ns)
+                    # Requests in flight have aged until the last record, where time went back.
+                    behind_ns = self.engine.latest_ns - self.engine.now_ns
+                    self._end_at(end_ns, behind_ns if self.engine.back_ns else 0)
         return self.take()
 
     def take(self) -> list[Interval]:
@@ -418,9 +420,13 @@ class Monitor:
             self._is_before_from = self._start_ns > origin_ns
         self.first_start_ns = self._start_ns
 
-    def _end_at(self, end_ns: int) -> None:
-        """End the current interval at a trace time; the next begins there."""
-        snapshot = self.engine.snapshot(end_ns)
+    def _end_at(self, end_ns: int, behind_ns: int = 0) -> None:
+        """End the current interval at a trace time; the next begins there.
+
+        Args:
+            behind_ns: how much earlier it was for the requests in flight.
+        """
+        snapshot = self.engine.snapshot(max(end_ns - behind_ns, 0))
         if not self._has_ended_interval:  # all intervals have the time of day, or none has
             self._epoch_ns = self.engine.epoch_ns
             self._has_ended_interval = True
