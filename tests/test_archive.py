@@ -692,6 +692,14 @@ def test_note_about_a_jump_of_time_names_its_trace(traces: Path) -> None:
     assert re.fullmatch(r".*/web1/jump\.bin: time jumps ahead: \d+ intervals are left out", note)
 
 
+def test_note_about_time_that_goes_back_names_its_trace(traces: Path) -> None:
+    records = [issue(9 * S, 0, 512), complete(10 * S, 0, 512), issue(S, 8, 512)]
+    Path("traces/web1/back.bin").write_bytes(encode(records))
+    summary = summarize("traces/web1/back.bin", interval=1.0, workers=0)
+    (note,) = summary.notes
+    assert "/web1/back.bin: time goes back by 9.0 s: " in note
+
+
 def test_note_about_many_skips_names_its_trace(traces: Path) -> None:
     bad = b"".join(MULTI[48 * i : 48 * (i + 9)] + b"x" * 48 for i in range(0, 900, 9))
     for cpu in (0, 1):

@@ -118,6 +118,8 @@ def read(trace: Trace, options: TraceOptions, add: Add | None = None) -> Result:
     if monitor.skipped_intervals:
         skipped = how_many(monitor.skipped_intervals, "interval is", "intervals are")
         notes.append(f"time jumps ahead: {skipped} left out")
+    if monitor.disorder:
+        notes.append(monitor.disorder)
     return Result(
         trace=trace.name,
         host=trace.host,
