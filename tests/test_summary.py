@@ -143,6 +143,15 @@ def test_ctrl_c_ends_the_writer_of_a_pipe_and_the_second_one_the_summary() -> No
         assert process.wait() == -signal.SIGINT
 
 
+def test_ctrl_c_ends_the_summary_of_a_file_beside_an_unread_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trace")
+    for words in ([], ["summary"]):
+        with runner.Running(*words, tmp_path / "trace") as process:
+            with (tmp_path / "trace").open("wb"):  # waits until the summary reads it
+                process.signal(signal.SIGINT)
+                assert process.wait() == -signal.SIGINT
+
+
 def test_file_of_the_b_option_has_no_percentiles(tmp_path: Path) -> None:
     assert runner.call("-I1", "-h", os.devnull, "-b", tmp_path / "stats", MULTI).returncode == 0
     result = runner.call(tmp_path / "stats")

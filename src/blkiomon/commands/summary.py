@@ -9,7 +9,7 @@ import stat
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +103,8 @@ def main(given: Namespace) -> int:
     from blkiomon.commands.table import for_locale
 
     topology = find_topology(given.by, given.topology, given.operands)
-    with _first_interrupt_ignored():
+    is_pipe = "-" in given.operands and stat.S_ISFIFO(os.fstat(0).st_mode)
+    with _first_interrupt_ignored() if is_pipe else nullcontext():
         found = collect(given.operands, **wanted._asdict(), patterns=False, **limits(given))
         found = found.of_host(topology)
     for note in found.notes:
@@ -117,9 +118,6 @@ def main(given: Namespace) -> int:
 @contextmanager
 def _first_interrupt_ignored() -> Iterator[None]:
     """Ignore the first Ctrl-C while a pipe is read: it ends the writer, too, and so the pipe."""
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
-        yield
-        return
     old = signal.getsignal(signal.SIGINT)
 
     def ignore_once(number: int, frame: object) -> None:
