@@ -294,6 +294,10 @@ def _monitor(arguments: Sequence[str]) -> int:
     try:
         _check_first_word(arguments)
         config = parse(arguments)
+        if isinstance(config, Config) and config.trace:
+            from blkiomon.commands.naming import refuse_traces
+
+            refuse_traces(config.trace)
     except UsageError as error:
         return COMMAND.misused(error)
     except SourceError as error:
@@ -309,10 +313,6 @@ def _monitor(arguments: Sequence[str]) -> int:
         )
         return EXIT_USAGE
 
-    if config.trace:
-        from blkiomon.commands.naming import note_traces
-
-        note_traces(config.trace)
     # Read first, then load numpy. Not in a capture, which would lose events meanwhile; nor with
     # --user, as the other user may not be allowed to read the files of numpy.
     if config.is_drop_in and not config.trace and config.user is None:

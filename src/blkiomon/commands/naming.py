@@ -93,7 +93,12 @@ def devices_and_traces(
         )
     if "-" in found and os.isatty(0):
         raise UsageError("standard input is a terminal; a trace is expected there")
-    note_traces(devices)
+    for name in devices:
+        if "/" not in name and is_trace(name):
+            complain(
+                f"{name} is a device of this host and a trace in this directory: using the "
+                f"device; `blkiomon ./{name}` reads the trace"
+            )
     return devices, found
 
 
@@ -140,13 +145,12 @@ def watched(given: Namespace, names: Sequence[str], command: str) -> dict[str, A
     }
 
 
-def note_traces(devices: Iterable[str]) -> None:
-    """Complain if a device that will be captured has the name of a trace."""
-    for name in devices:
-        if "/" not in name and is_trace(name):
-            complain(
-                f"{name} is a device of this host and a trace in this directory: using the "
-                f"device; `blkiomon ./{name}` reads the trace"
+def refuse_traces(names: Iterable[str]) -> None:
+    """Raise SourceError, which says what to type instead, if --trace names only a trace."""
+    for name in names:
+        if name != "all" and not is_device(name) and is_trace(name):
+            raise SourceError(
+                f"{name} is not a block device: `blkiomon {name}` reads it as a trace"
             )
 
 

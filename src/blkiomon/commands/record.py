@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from blkiomon.commands.naming import refuse_traces
 from blkiomon.commands.options import (
     FOLLOW_SYMLINKS,
     HELP,
@@ -123,6 +124,7 @@ COMMAND = Command(
 def main(given: Namespace) -> int:
     """Run ``blkiomon record`` with these options; returns the exit status."""
     _check(given)
+    refuse_traces(given.trace)
     command = given.operands
     if command and shutil.which(command[0]) is None:
         return _not_found(command[0])
