@@ -37,6 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert runner.call("-I1", *words, trace).returncode == 0
     assert pq.read_table(home / "parquet").num_rows
     assert runner.call("report", "-o", home / "page.html", trace).returncode == 0
+    assert runner.call("topology", "-o", home / "topology").returncode == 0
     with tarfile.open(home / "tar", "w") as tar:
         tar.add(trace)
     (home / "pcap").write_bytes(PCAP + bytes(100))
@@ -51,6 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 SAID = {
+    "topology": "holds a topology: use it with a trace, as in `blkiomon --topology {} TRACE`",
     "json": "holds intervals in JSON: use `blkiomon report {}`",
     "csv": "holds intervals in CSV: open it in a spreadsheet",
     "parquet": "holds Parquet: open it in pandas, polars or DuckDB",
@@ -103,7 +105,7 @@ def test_message_names_the_bad_file_of_several(files: dict[str, Path]) -> None:
     assert f"bad trace: {files['parquet']} holds Parquet: " in result.stderr.decode()
 
 
-@pytest.mark.parametrize("name", ["parquet", "tar", "pcap", "blkparse"])
+@pytest.mark.parametrize("name", ["parquet", "tar", "pcap", "blkparse", "topology"])
 @pytest.mark.parametrize("command", ["report", "compare"])
 def test_other_commands_name_the_kind_as_well(
     command: str, name: str, files: dict[str, Path], tmp_path: Path

@@ -280,6 +280,7 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for cpu in (0, 1):
         (directory / f"of-two-cpus.blktrace.{cpu}").touch()
         (directory / f"packed-set.blktrace.{cpu}.{('zst', 'zstd')[cpu]}").touch()
+    (directory / "of-two-cpus.topology.json").touch()
     (directory / "setup").write_text(setup.replace("SHARE", str(INSTALLED)) + "\necho re''ady\n")
     terminal = Terminal(command, directory)
     try:
@@ -294,6 +295,13 @@ def terminal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_shells_complete(typed: str, wanted: list[str], terminal: Terminal) -> None:
     # The = is for the value that follows.
     assert [word.removesuffix("=") for word in terminal.complete(typed)] == wanted
+
+
+@pytest.mark.parametrize("terminal", ["bash", "zsh"], indirect=True)
+def test_shells_do_not_take_a_topology_for_a_trace(terminal: Terminal) -> None:
+    assert terminal.complete("report of-two-cpus.t") == ["report", "of-two-cpus.t"]
+    named = ["report", "--topology", "of-two-cpus.topology.json"]
+    assert terminal.complete("report --topology of-two-cpus.t") == named
 
 
 def unique_device() -> str:

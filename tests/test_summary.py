@@ -169,6 +169,16 @@ def test_several_traces_are_merged_and_the_first_line_says_so(tmp_path: Path) ->
     assert lines[0].startswith("a, b merged: ") and table_of(lines)[0]["requests"] == "15"
 
 
+def test_pattern_that_matches_a_trace_and_its_topology_means_the_trace(tmp_path: Path) -> None:
+    trace = write(tmp_path / "run1.blktrace.0", requests(10, MS))
+    beside = tmp_path / "run1.topology.json"
+    assert runner.call("topology", "-o", beside).returncode == 0
+    assert summarized(trace, beside) == summarized(trace)
+    outputs = [runner.succeed("-I1", "--json", "-", *given) for given in ([trace, beside], [trace])]
+    assert outputs[0] == outputs[1] != b""
+    runner.succeed("report", "-o", tmp_path / "page.html", trace, beside)
+
+
 @pytest.mark.parametrize("kind", ["trace", "json", "b"])
 def test_trace_that_is_named_twice_counts_once(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a", requests(10, MS))

@@ -65,11 +65,11 @@ _blkiomon_offer() {
 
 _blkiomon_files() {
     compopt -o filenames
-    _blkiomon_offer -f
+    _blkiomon_offer -f "$@"
 }
 
 _blkiomon_traces() {
-    _blkiomon_files
+    _blkiomon_files -X '*.topology.json'
     # The name of a set of files, unless more than that is typed.
     if ((${#COMPREPLY[@]})) && [[ $cur != *.b* ]]; then
         mapfile -t COMPREPLY < <(printf '%s\n' "${COMPREPLY[@]}" |
@@ -180,7 +180,7 @@ _blkiomon_traces() {
     local -aU sets=(${(Q)~PREFIX}*.blktrace.<->(|.gz|.xz|.zst|.zstd)(N))
     sets=(${sets%.blktrace.*})
     compadd -a sets
-    _files -F '*.blktrace.<->(|.gz|.xz|.zst|.zstd)'
+    _files -F '(*.blktrace.<->(|.gz|.xz|.zst|.zstd)|*.topology.json)'
 }
 
 _blkiomon_first() {

@@ -13,7 +13,7 @@ from blkiomon.commands.views import selected
 from blkiomon.console import complain
 from blkiomon.errors import SourceError
 from blkiomon.sources.devices import device_number, with_relatives
-from blkiomon.sources.trace_sets import find_members, input_files
+from blkiomon.sources.trace_sets import find_members, input_files, without_topologies
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -165,11 +165,12 @@ def refuse_devices(names: Iterable[str]) -> None:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names without those whose files earlier names have, by device and inode.
+    """The names without topologies, and those whose files earlier names have, by device and inode.
 
     Raises:
         SourceError: see ``find_members``.
     """
+    names = without_topologies(names)
     kept: list[str] = []
     seen: set[tuple[int, int]] = set()
     for name in names if len(names) > 1 else ():
@@ -177,7 +178,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
         if name not in kept and not (files and files <= seen):
             kept.append(name)
         seen |= files
-    return kept or list(names)
+    return kept or names
 
 
 def is_fed() -> bool:

@@ -63,6 +63,11 @@ def begins_like_trace(head: bytes) -> bool:
     return _TRACE.matches(head)
 
 
+def begins_like_topology(head: bytes) -> bool:
+    """Whether a file is the topology of a trace, by its first bytes."""
+    return _TOPOLOGY.matches(head)
+
+
 def check_trace(head: bytes, name: str) -> None:
     """Check a file before its bytes are decoded as records.
 
@@ -106,10 +111,16 @@ _TRACE = Kind(
     "is a block trace",
     "use `blkiomon {name}`",
 )
+_TOPOLOGY = Kind(
+    _matches(rb'\s*\{\s*"format":\s*"blkiomon-topology"'),
+    "holds a topology",
+    "use it with a trace, as in `blkiomon --topology {name} TRACE`",
+)
 _UNPACK = "unpack it first, as in `{} {{name}} | blkiomon ... -`"
 _ONLY_TRACES = "blkiomon reads traces of blktrace only"
 _KINDS = (
     _TRACE,
+    _TOPOLOGY,
     Kind(_matches(rb'\s*\{"schema":'), "holds intervals in JSON", "use `blkiomon report {name}`"),
     Kind(_is_stats, "holds statistics written with -b", "use `blkiomon decode {name}`"),
     Kind(

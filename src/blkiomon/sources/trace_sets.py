@@ -70,8 +70,8 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     if not paths:
         raise SourceError("no file to read was given")
     finder = _Finder()
-    for path in paths:
-        finder.add(os.fspath(path))
+    for name in without_topologies(paths):
+        finder.add(name)
     members = sorted(finder.members.values(), key=lambda m: (m.base, m.cpu, str(m.path)))
     if not members:
         raise SourceError("the files to read have just been removed")
@@ -79,6 +79,12 @@ def find_members(paths: Sequence[str | os.PathLike[str]]) -> Found:
     left_out = [path for path in finder.others if path.resolve() not in finder.members]
     notes = [*finder.notes, *(f"{path} is left out: to read it, name it" for path in left_out)]
     return Found(tuple(members), tuple(notes), missing_files)
+
+
+def without_topologies(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The names without topologies, which ``run1*`` matches, too; unless there is nothing else."""
+    names = [os.fspath(path) for path in paths]
+    return [name for name in names if not name.endswith(TOPOLOGY)] or names
 
 
 def input_files(paths: Sequence[str | os.PathLike[str]]) -> frozenset[tuple[int, int]]:

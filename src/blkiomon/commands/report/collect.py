@@ -36,7 +36,7 @@ from blkiomon.interval.value import Interval, merge
 from blkiomon.interval.views import View, devices_of
 from blkiomon.library import counted
 from blkiomon.sources import open_trace
-from blkiomon.sources.file_kinds import HEAD_BYTES
+from blkiomon.sources.file_kinds import HEAD_BYTES, begins_like_topology
 from blkiomon.sources.readers import Reader
 
 
@@ -259,7 +259,7 @@ def _kind(name: str) -> str:
         raise
     except OSError as error:
         raise SourceError(f"cannot open {name}: {error.strerror}") from error
-    if head.lstrip()[:1] == b"{":
+    if head.lstrip()[:1] == b"{" and not begins_like_topology(bytes(head)):
         return JSON
     return STATS if begins_like_stats(head) else TRACE
 
