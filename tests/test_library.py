@@ -669,6 +669,16 @@ def test_requests_are_a_table_with_names_and_utc(library: str, data: bytes) -> N
     assert len(nothing) == 0 and nothing.shape[1] == len(REQUEST.names or ())
 
 
+@pytest.mark.parametrize("library", ["polars", "arrow"])
+def test_unknown_times_in_the_queue_are_null(library: str) -> None:
+    queued = tw.Record(S - 40, 0, 4096, tw.act(tw.READ | tw.FS | tw.QUEUE, tw.EV_QUEUE), 8 << 20)
+    found = blkiomon.requests(
+        encode([queued, issue(S, 0, 4096), complete(S + 1, 0, 4096), *pair(2 * S)])
+    )
+    column = getattr(found, f"to_{library}")()["q2d_ns"]
+    assert (column.to_pylist() if library == "arrow" else column.to_list()) == [40.0, None]
+
+
 def test_arrow_shares_the_memory_of_columns(data: bytes) -> None:
     columns = frames.request_columns(blkiomon.requests(data))
     table = frames.arrow_of(columns)

@@ -123,12 +123,9 @@ def arrow_of(columns: Mapping[str, npt.NDArray[Any]]) -> Any:
         if name in (OP, DEVICE):
             codes, texts = _texts(name, values)
             made[name] = arrow.DictionaryArray.from_arrays(codes, texts)
-        elif name == TIME:
-            is_unknown = np.isnat(values)
-            times = arrow.array(values.view("i8"), mask=is_unknown if is_unknown.any() else None)
-            made[name] = times.view(arrow.timestamp("ns", "UTC"))
         else:
-            made[name] = arrow.array(values)
+            kind = arrow.timestamp("ns", "UTC") if name == TIME else None
+            made[name] = arrow.array(values, kind, from_pandas=True)  # NaN and NaT become null
     return arrow.table(made)
 
 
@@ -159,7 +156,7 @@ def requests_to_polars(requests: npt.NDArray[np.void]) -> Any:
     """A ``polars.DataFrame``; operations and devices are of type Enum. Raises MissingLibrary."""
     polars = _library("polars")
     columns = request_columns(requests)
-    frame = polars.DataFrame(columns)
+    frame = polars.DataFrame(columns, nan_to_null=True)
     for name in (OP, DEVICE):
         codes, texts = _texts(name, columns[name])
         enum = polars.Enum(texts)
