@@ -156,6 +156,17 @@ def test_head_is_repeated_on_each_page_and_when_columns_widen() -> None:
     assert sum("IOPS" in line for line in text(lines(), many[0], interval(*wide))) == 2
 
 
+def test_requeues_have_a_column_once_there_are_any(tmp_path: Path) -> None:
+    requeue = tw.Record(
+        3 * S + 1, 8, 4096, tw.act(tw.READ | tw.FS | tw.REQUEUE, tw.EV_REQUEUE), SDA
+    )
+    again = [tw.issue(3 * S, 8, 4096), tw.issue(3 * S + 2, 8, 4096), tw.complete(4 * S, 8, 4096)]
+    lines = printed(write(tmp_path / "t", requests(10, MS), again, [requeue]))
+    heads = [at for at, line in enumerate(lines) if line.endswith("requeues")]
+    assert lines[0].endswith("err") and len(heads) == 1
+    assert [row[-1] for row in rows_of(lines[heads[0] :])] == ["1", "0"]
+
+
 def test_narrow_terminal_shows_the_most_important_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     for options, titles in ([], "device IOPS p99 err"), (["-o"], "device op IOPS p99"):

@@ -71,7 +71,8 @@ COMMAND = Command(
     Columns: latencies are times from issue to completion (D2C). The columns p50 to p99.9 are
     percentiles; * marks one that has too few requests: the slowest of them is shown. `in flight` is
     the mean and the maximum number of requests in flight, busy the share of the time with any, err
-    the number of requests that failed. A wider terminal shows more columns.
+    the number of requests that failed. The column requeues appears once the kernel has given a
+    request back, to issue it again. A wider terminal shows more columns.
 
     Lines that begin with ! follow an interval that is incomplete or lost events. With --by or a
     topology, they also name slow and idle paths, stalls and changes of state. By path, the paths
@@ -202,13 +203,15 @@ class Lines:
 
     def render(self, interval: Interval) -> Iterator[bytes]:
         """The lines of an interval, after the head where that is due; a head needs a line."""
-        from blkiomon.commands.table import for_locale, without_rates
+        from blkiomon.commands.table import REQUEUES_COLUMN, for_locale, without_rates
 
         is_rest = self._has_begun and interval.end_ns - interval.start_ns < self._rest_ns
         self._has_begun = True
         rows = list(self._rows(interval, self._has_fractions or is_rest))
         if is_rest:
             rows = [row._replace(group=without_rates(row.group)) for row in rows if row.group]
+        if any(row.group is not None and row.group.requeues for row in rows):
+            self._table.add(REQUEUES_COLUMN)
         lines = self._table.lines(rows)
         if lines and (self._table.head != self._head or self._left < len(lines)):
             self._head = self._table.head

@@ -156,9 +156,17 @@ class Table:
     """
 
     def __init__(self, columns: Iterable[Column], room: int | None) -> None:
-        self._columns = list(columns)
+        self._columns: list[Column] = []
         self._room = room
-        self._widths = {id(c): max(c.least, len(_padded(c, c.title))) for c in self._columns}
+        self._widths: dict[int, int] = {}
+        for column in columns:
+            self.add(column)
+
+    def add(self, column: Column) -> None:
+        """Add a column at the right, unless it is there or was left out."""
+        if id(column) not in self._widths:
+            self._columns.append(column)
+            self._widths[id(column)] = max(column.least, len(_padded(column, column.title)))
 
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The lines of some rows; they may widen columns, see ``head``."""
