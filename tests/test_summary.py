@@ -203,6 +203,13 @@ def test_narrow_terminal_shows_the_most_important_columns(monkeypatch: pytest.Mo
     assert [*table_of(lines)[0]] == ["device", "op", "IOPS", "p99", "max", "err"]
 
 
+def test_device_with_one_operation_shows_how_busy_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert table_of(summarized(MULTI))[-1]["busy"] == "14%"
+    (row,) = table_of(summarized("--op", "discard", MULTI))
+    assert row["busy"] == "–", "other operations may have kept it busy"
+
+
 def test_time_of_day_is_local_if_the_trace_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None
 ) -> None:

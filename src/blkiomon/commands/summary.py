@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,8 +204,11 @@ class _Summary:
                 n_left_out += 1
                 continue
             groups = [*device.ops]
-            if not self._shown.only_ops and len(groups) != 1 and device.group is not None:
-                groups.insert(0, device.group)
+            if not self._shown.only_ops and device.group is not None:
+                if len(groups) == 1:  # when a device is busy is known of all operations together
+                    groups = [replace(groups[0], in_flight=device.group.in_flight)]
+                else:
+                    groups.insert(0, device.group)
             for at, group in enumerate(groups):
                 first = ("", "") if at else (name, about)
                 label = table.op_label(group.op)
