@@ -203,6 +203,20 @@ def test_names_in_json_are_shown(tmp_path: Path) -> None:
     assert '"devices":["sdb","mpatha","sda"]' in (tmp_path / "a.html").read_text()
 
 
+def test_wide_summary_has_sizes_and_models_of_the_traced_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    text = runner.succeed(SLOW_PATH).decode()
+    model = "134 MB LIO-ORG RAMDISK-MCP"
+    assert re.findall(r"^(\S+) +(.+?) +(?:all|read) ", text, re.M) == [
+        ("sdb", model),
+        ("mpatha", model),
+        ("sda", model),
+    ]
+    assert "size, model" not in runner.succeed("--names", "no", SLOW_PATH).decode()
+
+
 def test_report_uses_the_topology_beside_the_trace(tmp_path: Path) -> None:
     runner.succeed("report", "-o", tmp_path / "page.html", SLOW_PATH)
     page = (tmp_path / "page.html").read_text()

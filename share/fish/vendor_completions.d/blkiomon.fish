@@ -80,7 +80,7 @@ complete -c blkiomon -n '__blkiomon_runs summary' -l op -x -a 'read write discar
 complete -c blkiomon -n '__blkiomon_runs summary' -l from -x -d 'begin this long after the first record, or at this time'
 complete -c blkiomon -n '__blkiomon_runs summary' -l to -x -d 'end before this time'
 complete -c blkiomon -n '__blkiomon_runs summary' -l all -d 'list all devices (default: the 20 with the highest latency)'
-complete -c blkiomon -n '__blkiomon_runs summary' -l names -x -a 'yes no' -d 'print names, sizes and models of this host'\''s devices; default: names of the traced host, if they are known'
+complete -c blkiomon -n '__blkiomon_runs summary' -l names -x -a 'yes no' -d 'print names, sizes and models of this host'\''s devices; default: those of the traced host, as far as they are known'
 complete -c blkiomon -n '__blkiomon_runs summary' -l by -x -a 'device lun path port hba array' -d 'add up what belongs together on a SAN (default: device); needs a topology'
 complete -c blkiomon -n '__blkiomon_runs summary' -l topology -r -F -d 'how the devices are connected (default: NAME.topology.json beside a trace; a capture reads this host)'
 complete -c blkiomon -n '__blkiomon_runs summary' -l resync -d 'after garbage, continue at the next record and count the skipped bytes'

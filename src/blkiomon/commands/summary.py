@@ -9,7 +9,7 @@ import stat
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +62,8 @@ COMMAND = Command(
         *SELECTION,
         Option("--all", "list all devices (default: the 20 with the highest latency)"),
         NAMES._replace(
-            help="print names, sizes and models of this host's devices; default: names of the "
-            "traced host, if they are known"
+            help="print names, sizes and models of this host's devices; default: those of the "
+            "traced host, as far as they are known"
         ),
         BY,
         TOPOLOGY,
@@ -148,9 +148,14 @@ class _Summary:
         self._view = view_of(topology, given.by)
         self._shown = found.whole
         self._name_of: Callable[[int], str | None] = device_name if given.names else nameless
+        self._about: Callable[[int], str | None] = _about_here if given.names else nameless
         if given.by == DEVICE and given.names is None:
             names = found.device_names if topology is None else topology.names()
             self._name_of = names.get
+            devices = [] if topology is None else topology.devices
+            known = {d.number: d for d in devices if d.number is not None}
+            abouts = {n: _about_text(d.size_bytes, d.vendor, d.model) for n, d in known.items()}
+            self._about = abouts.get
         if self._view is not None:
             self._shown = self._view(found.whole)
             self._name_of = self._view.name_of
@@ -241,7 +246,7 @@ class _Summary:
         if self._found.n_others and device.number == OTHERS:
             return Entry("others", "", device)
         name = printable(self._name_of(device.number) or device_text(device.number))
-        return Entry(name, _about(device.number) if self._given.names else "", device)
+        return Entry(name, printable(self._about(device.number) or ""), device)
 
 
 def _when(whole: Interval) -> str:
@@ -263,15 +268,18 @@ def _when(whole: Interval) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', begin)} to {until} UTC, {lasted}"
 
 
-def _about(device: int) -> str:
+def _about_here(device: int) -> str:
     """Size and model of a device of this host, as far as they are known."""
+    path = Path(f"/sys/dev/block/{device >> 20}:{device & 0xFFFFF}")
+    size_bytes = model = None
+    with suppress(OSError, ValueError):
+        size_bytes = int((path / "size").read_text()) * 512
+        model = (path / "device/model").read_text().strip()
+    return _about_text(size_bytes, model)
+
+
+def _about_text(size_bytes: int | None, *words: str | None) -> str:
+    """The size of a device, its vendor and model, as far as they are known."""
     from blkiomon.formats.units import bytes_text
 
-    path = Path(f"/sys/dev/block/{device >> 20}:{device & 0xFFFFF}")
-    parts = []
-    try:
-        parts.append(bytes_text(int((path / "size").read_text()) * 512))
-        parts.append((path / "device/model").read_text().strip())
-    except (OSError, ValueError):
-        pass
-    return printable(" ".join(parts))
+    return " ".join(filter(None, ["" if size_bytes is None else bytes_text(size_bytes), *words]))

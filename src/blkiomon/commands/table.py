@@ -225,7 +225,7 @@ def _busy(group: Group) -> str:
 
 WHEN_COLUMN = Column("time", lambda row: row.when, 8)
 DEVICE_COLUMN = Column("device", lambda row: row.device, is_left=True)
-ABOUT_COLUMN = Column("size, model", lambda row: row.about, drop=10, is_left=True)
+ABOUT_COLUMN = Column("size, model", lambda row: row.about, drop=14, is_left=True)
 OP_COLUMN = Column("op", lambda row: row.op, is_left=True)
 
 FIGURE_COLUMNS = (
