@@ -173,7 +173,7 @@ def test_signal_ends_the_wait_for_the_reader_of_a_fifo(number: int, tmp_path: Pa
     assert status != 0
     assert set(complaints.splitlines()) == {
         "blkiomon: terminated by signal",
-        f"blkiomon: {fifo} did not take everything: 1 interval and 0 records are missing there",
+        f"blkiomon: {fifo} did not take everything: it lacks 1 interval",
     }
 
 
@@ -441,7 +441,7 @@ def test_closed_pipe_is_one_line_and_the_others_go_on(
     outputs.close()
     assert said == [
         f"cannot write to {name}: Broken pipe (nothing more is written there)",
-        f"{name} did not take everything: 2 intervals and 0 records are missing there",
+        f"{name} did not take everything: it lacks 2 intervals",
     ]
     assert outputs.failed and broken.failed and not sound.failed
     assert (tmp_path / "out").read_bytes() == b"interval 1\ninterval 2\n"

@@ -7,11 +7,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import goldenfiles
 import pytest
 import runner
 from tracewriter import complete, encode, issue
 
 ONE = encode([issue(0, 8, 4096), complete(500_000, 8, 4096)])
+TRACE = goldenfiles.TRACES / "loop-multi-dc.bin"
 OK, FAILURE, USAGE, INPUT, OUTPUT = 0, 1, 2, 3, 4
 BY_SIGPIPE = -signal.SIGPIPE
 """Of a process; a shell makes 141 of it."""
@@ -111,6 +113,15 @@ def ended_early(*arguments: runner.Argument) -> tuple[int, bytes]:
 def test_command_whose_reader_leaves_ends_silently_by_sigpipe(arguments: str, here: Path) -> None:
     assert runner.call("-I1", "-b", "stats", "t").returncode == OK
     assert ended_early(*arguments.split()) == (BY_SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_reader_may_leave_standard_output_by_any_name(name: str, here: Path) -> None:
+    with runner.Running("-I", "0.001", "--json", name, TRACE) as process:
+        process.read_until(lambda seen: len(seen) > 10)
+        assert process.process.stdout is not None
+        process.process.stdout.close()
+        assert (process.wait(), process.stderr) == (BY_SIGPIPE, "")
 
 
 def test_other_outputs_are_whole_though_the_reader_of_one_leaves(here: Path) -> None:

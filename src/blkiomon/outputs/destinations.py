@@ -91,12 +91,9 @@ class Outputs:
             sink.begin_close()
         for sink in self.sinks:
             sink.close(timeout_s)
-            if sink.dropped_intervals or sink.dropped_records:
-                self._report(
-                    f"{sink.name} did not take everything: "
-                    f"{how_many(sink.dropped_intervals, 'interval', 'intervals')} and "
-                    f"{how_many(sink.dropped_records, 'record', 'records')} are missing there"
-                )
+            dropped = {"interval": sink.dropped_intervals, "record": sink.dropped_records}
+            if lacks := [how_many(n, what, f"{what}s") for what, n in dropped.items() if n]:
+                self._report(f"{sink.name} did not take everything: it lacks {' and '.join(lacks)}")
 
 
 def _info_of(names: DeviceNames | None, view: View | None) -> InfoOf:

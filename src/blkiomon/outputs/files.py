@@ -58,7 +58,8 @@ class FileSink(Sink):
             )
 
     def _complain(self, error: OSError, consequence: str) -> None:
-        if self._path == "-" and error.errno == errno.EPIPE:
+        is_stdout = self._fd is not None and os.path.sameopenfile(self._fd, 1)  # or /dev/stdout
+        if is_stdout and error.errno == errno.EPIPE:
             self.is_reader_gone = True  # as head(1) closes standard output
             return
         super()._complain(error, consequence)
