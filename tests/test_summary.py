@@ -677,6 +677,17 @@ def test_trace_without_a_request_says_what_it_takes(tmp_path: Path) -> None:
     )
 
 
+def test_trace_of_a_hung_request_alone_names_it(tmp_path: Path) -> None:
+    later = tw.Record(5 * S, 0, 0, tw.act(tw.READ | tw.FS | tw.QUEUE, tw.EV_QUEUE), SDB)
+    path = write(tmp_path / "t", [tw.issue(S, 8, 4096), later])
+    runner.assert_fails(
+        3,
+        f"{path}: no request completed in 2 records: 1 request of 8:0 hung, the oldest for "
+        "4.00 s, or the trace lacks completions (blktrace -a issue -a complete)",
+        path,
+    )
+
+
 def test_damage_is_skipped_and_counted_on_request(tmp_path: Path) -> None:
     path = write(tmp_path / "t", requests(200, MS))
     data = path.read_bytes()

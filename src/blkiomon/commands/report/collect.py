@@ -19,6 +19,7 @@ from blkiomon.commands.progress import Progress
 from blkiomon.commands.report import selection
 from blkiomon.commands.report.access import Accesses, Patterns
 from blkiomon.commands.report.collected import JSON, STATS, TRACE, Collected, listed
+from blkiomon.commands.report.findings import hung_devices
 from blkiomon.commands.report.slices import MOST_DEVICES, MOST_SLICES, Slices
 from blkiomon.commands.report.spans import GAP_NS, Gap, gaps_between, head_of, length_ns, spans
 from blkiomon.commands.views import left_out_text
@@ -235,12 +236,20 @@ def _explain_nothing(found: Collected, selected: Selection, limits: Limits) -> N
         raise ReportError(f"{what}: no request of operation {', '.join(ops)}")
     if found.kind != TRACE:
         raise ReportError(f"{what}: no request in it")
+    records = how_many(counts.records, "record", "records")
+    if hung := hung_devices(found.whole, found.gaps) if found.whole.by == "device" else []:
+        oldest_ns, in_flight, device = max(hung)
+        requests = how_many(in_flight, "request of", "requests of", ",")
+        raise ReportError(
+            f"{what}: no request completed in {records}: {requests} {device_text(device)} hung, "
+            f"the oldest for {time_text(oldest_ns)}, or the trace lacks completions (blktrace -a "
+            "issue -a complete)"
+        )
     why = "a request needs its issue and its completion (blktrace -a issue -a complete)"
     if counts.evicted:
         max_age_s = limits.get("max_age_s", MAX_AGE_S)
         evicted = how_many(counts.evicted, "issue or completion has", "issues and completions have")
         why = f"{evicted} no partner within {max_age_s:g} s; --max-age allows more time"
-    records = how_many(counts.records, "record", "records")
     raise ReportError(f"{what}: no request in {records}: {why}")
 
 
