@@ -94,6 +94,8 @@ MISTAKES = (
     ("stat t 1 2 3", USAGE, "stat takes INTERVAL and COUNT, and no third number: 3"),
     ("--jsn - t", USAGE, "option --jsn not recognized; did you mean --json?"),
     ("-json - t", USAGE, "option -j not recognized; did you mean --json?"),
+    ("-o x t", USAGE, "option -o not recognized; some commands have it, as in `blkiomon report -o"),
+    ("summary -o x t", USAGE, "option -o not recognized\n"),
     ("-I1 --folow-symlinks t", USAGE, "option --folow-symlinks not recognized; did you mean --fol"),
     ("-I1 --xyzzy t", USAGE, "option --xyzzy not recognized\n"),
     ("report --ouput=x.html t", USAGE, "option --ouput not recognized; did you mean --output?"),

@@ -628,6 +628,8 @@ def _getopt(arguments: Sequence[str]) -> tuple[Given, list[str]]:
         hint = f"; did you mean --{meant}?" if meant else ""
         if error.opt == "h":
             hint = ", the FILE that text is written to; --help prints help"
+        if error.opt == "o":
+            hint = "; some commands have it, as in `blkiomon report -o page.html TRACE`"
         raise UsageError(f"{error.msg}{hint}") from None
     given: Given = {}
     for name, value in pairs:

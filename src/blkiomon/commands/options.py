@@ -162,7 +162,9 @@ def _filled(text: str, indent: int = 0) -> list[str]:
 
 
 def meant_by(word: str, words: Iterable[str]) -> str | None:
-    """The closest of some words to a misspelt word, if any is close."""
+    """The closest of some words to a misspelt word, if any is close; a letter is no such word."""
+    if len(word) == 1:
+        return None
     from difflib import get_close_matches  # for mistakes alone
 
     return next(iter(get_close_matches(word, list(words), 1)), None)
