@@ -1335,6 +1335,11 @@ def test_invalid_address_is_one_line_until_the_process_ends(address: str, traces
     assert line.startswith(f"blkiomon: no Dask scheduler at {address}: ")
 
 
+def test_tls_without_certificates_names_the_options(traces: Path) -> None:
+    with pytest.raises(ArchiveError, match="1: TLS takes --tls-ca-file, --tls-cert and --tls-key"):
+        summarize(SOURCES, scheduler="tls://127.0.0.1:1")
+
+
 def test_scheduler_needs_workers(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blkiomon.commands.archive.cluster.WORKERS_S", 0.1)
     with warnings.catch_warnings():

@@ -53,7 +53,10 @@ def cluster(scheduler: str | distributed.Client, tls: Tls | None = None) -> Iter
                 _Client(scheduler, timeout=CONNECT_S, set_as_default=False, security=security)
             )
         except Exception as error:  # of the library of any protocol
-            raise ArchiveError(f"no Dask scheduler at {scheduler}: {why(error)}") from error
+            text = why(error)
+            if tls is None and "ssl_context" in text:
+                text = "TLS takes --tls-ca-file, --tls-cert and --tls-key"
+            raise ArchiveError(f"no Dask scheduler at {scheduler}: {text}") from error
         try:
             client.wait_for_workers(1, timeout=WORKERS_S)
         except TimeoutError as error:
