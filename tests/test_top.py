@@ -629,10 +629,12 @@ def test_heat_map_shows_latencies_of_a_device_over_time() -> None:
     shown = frame(*seen, look=Look(detail=("device", SDB)), width=100)
     cells = [line for line in shown if "█" in line and "ms" in line and "sdb" not in line]
     # Of the 90 cells, 30 are of the slow interval, 60 of the two fast ones.
-    (high, low) = (line for line in cells if "most" not in line and "below" not in line)
+    (high, low) = (line for line in cells if "most" not in line and "more" not in line)
     assert len(high.split("█")) - 1 == 30 and high.rstrip().endswith("█")
     assert len(low.split("█")) - 1 == 60 and low.startswith(" 1.00ms ")
     assert any("no slow request" in line for line in shown)
+    narrow = frame(*seen, look=Look(detail=("device", SDB)), width=80)
+    assert any(line.startswith("latency by time") and line.endswith("█ more") for line in narrow)
 
 
 def test_request_that_hung_and_then_completed_is_listed_once() -> None:

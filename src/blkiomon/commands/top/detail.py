@@ -67,7 +67,7 @@ def _heat_map(state: RunState, devices: Sequence[int], width: int, room: int) ->
         return
     first, step = int(used[0]), -(-(int(used[-1]) - int(used[0]) + 1) // n_rows)
     n_rows = -(-(int(used[-1]) - first + 1) // step)
-    shares = "░ below 1 %, ▒ below 10 %, ▓ below 50 %, █ more"
+    shares = "░ <1 %, ▒ <10 %, ▓ <50 %, █ more"
     yield [(f"latency by time; share of requests: {shares}", "")]
     totals = heat.sum(axis=1)
     # A slice is as wide as the screen allows, so that few of them fill it, too.
