@@ -174,6 +174,7 @@ def test_time_that_goes_back_is_reported(tmp_path: Path, version: int, ends_earl
     result = runner.call(path)
     assert result.stderr.decode() == f"blkiomon: {note}\n"
     assert f": {duration_s:.2f} s;" in result.stdout.decode()
+    assert f"A: {note}\nB: {note}\n" in runner.succeed("compare", path, path).decode()
     with pytest.warns(UserWarning, match=note):
         assert blkiomon.summarize(path).duration_s == pytest.approx(duration_s)
 

@@ -338,8 +338,7 @@ def text(found: Comparison, *, has_all: bool = False) -> str:
         f"{letter}: {note}"
         for letter, side in found.sides
         for run in side
-        for note in run.notes
-        if run.n_others or run.by != "device"
+        for note in run.notes[: len(run.notes) - run.is_broken]  # the last one is an error
     ]
     lines += ["", f"Verdict: {found.verdict()}"]
     if not shown:
