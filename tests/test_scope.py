@@ -17,7 +17,7 @@ from test_san import SLOW_PATH
 from test_views import lun_of, number, path
 
 import blkiomon
-from blkiomon.commands import report
+from blkiomon.commands import report, summary
 from blkiomon.commands.report import collect as collecting
 from blkiomon.commands.report import compare
 from blkiomon.commands.report.collect import collect
@@ -209,6 +209,17 @@ def test_others_may_count_twice_and_the_page_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(collecting, "RESOLUTION", collecting.RESOLUTION._replace(most_devices=2))
     found = collect([str(SLOW_PATH)]).of_host(load(f"{SLOW_PATH}.topology.json"))
     assert found.notes[0] == "Among the others, a request on a map and its path may count twice."
+
+
+@pytest.mark.parametrize("by", ["device", "path"])
+def test_summary_names_others_and_does_not_say_that_they_count_once(
+    by: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setattr(collecting, "RESOLUTION", collecting.RESOLUTION._replace(most_devices=2))
+    assert summary.main(["--by", by, str(SLOW_PATH)]) == 0
+    said = capfd.readouterr()
+    assert "may count twice" in said.err
+    assert "\nothers " in said.out and "0:0" not in said.out and "counts once" not in said.out
 
 
 # --- compare --------------------------------------------------------------------------------------

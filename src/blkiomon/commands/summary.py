@@ -182,7 +182,7 @@ class _Summary:
         yield from textwrap.wrap(first, columns, break_long_words=False, break_on_hyphens=False)
         devices = how_many(len(found.devices), "device", "devices", ",")
         only = f"; only {found.selection.text}" if found.selection.text else ""
-        if whole.not_in_total:
+        if whole.not_in_total and not found.n_others:
             only += "; a request on a map and its path counts once"
         yield from textwrap.wrap(f"{', '.join(counts)} of {devices}{only}", columns)
         yield ""
@@ -198,6 +198,7 @@ class _Summary:
     def _table(self, columns: int) -> Iterator[str]:
         from blkiomon.commands import table
         from blkiomon.commands.report.collected import STATS
+        from blkiomon.commands.report.selection import OTHERS
 
         given, view = self._given, self._view
         devices = table.worst_first(table.by_device(self._shown.groups(), view))
@@ -208,6 +209,8 @@ class _Summary:
             if place >= MOST_DEVICES and not given.all:
                 n_left_out += 1
                 continue
+            if self._found.n_others and device.number == OTHERS:
+                name, about = "others", ""
             groups = [*device.ops]
             if not self._shown.only_ops and device.group is not None:
                 if len(groups) == 1:  # when a device is busy is known of all operations together
@@ -240,11 +243,8 @@ class _Summary:
             yield from textwrap.wrap(left_out, columns)
 
     def _entry(self, device: DeviceFigures) -> Entry:
-        from blkiomon.commands.report.selection import OTHERS
         from blkiomon.formats.units import device_text
 
-        if self._found.n_others and device.number == OTHERS:
-            return Entry("others", "", device)
         name = printable(self._name_of(device.number) or device_text(device.number))
         return Entry(name, printable(self._about(device.number) or ""), device)
 
