@@ -222,6 +222,14 @@ def test_summary_names_others_and_does_not_say_that_they_count_once(
     assert "\nothers " in said.out and "0:0" not in said.out and "counts once" not in said.out
 
 
+def test_file_of_statistics_takes_a_topology(tmp_path: Path) -> None:
+    stats, topology = tmp_path / "stats", f"{SLOW_PATH}.topology.json"
+    runner.succeed("-I1", "-b", stats, SLOW_PATH)
+    for by in BY:
+        page = page_of(tmp_path, "--overwrite", "--by", by, "--topology", topology, stats)
+        assert "hold no percentiles" in page
+
+
 # --- compare --------------------------------------------------------------------------------------
 
 

@@ -326,7 +326,8 @@ class Facts:
                 for table, there in zip(self.tables, places):
                     value = np.where(table.requests[there], table.percentiles[there, at], np.inf)
                     lowest = np.minimum(lowest, of_set(np.minimum, value))
-                is_high = self.latest.percentiles[places[-1], at] >= SLOW_PATH_FACTOR * lowest
+                latest = self.latest.percentiles[places[-1], at]  # 0: the file has none
+                is_high = (latest > 0) & (latest >= SLOW_PATH_FACTOR * lowest)
                 is_enough = n * (100 - percent) >= 100 * LEAST_BEYOND
                 found = np.flatnonzero(is_enough & is_high)
                 shares = least_ranks(n[found], percent) / n[found]
