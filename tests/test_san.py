@@ -200,7 +200,9 @@ def test_names_in_json_are_shown(tmp_path: Path) -> None:
     shown = runner.succeed("--names", "no", tmp_path / "a").decode()
     assert re.findall(r"^(\S+) +all ", shown, re.M) == ["8:16", "8:0"]
     runner.succeed("report", "-o", tmp_path / "a.html", tmp_path / "a")
-    assert '"devices":["sdb","mpatha","sda"]' in (tmp_path / "a.html").read_text()
+    page = (tmp_path / "a.html").read_text()
+    assert '"devices":["sdb","mpatha","sda"]' in page
+    assert "<li>mpatha stalled" in page
 
 
 def test_wide_summary_has_sizes_and_models_of_the_traced_host(

@@ -137,7 +137,7 @@ class Collected:
         slices, whole = self.slices, self.whole
         if self.by_device:
             slices, whole = self.by_device, merge(self.by_device)
-        names = {} if self.topology is None else self.topology.names()
+        names = self.device_names if self.topology is None else self.topology.names()
         return findings(slices, whole, names.get, self.topology, self.gaps)
 
     @property
