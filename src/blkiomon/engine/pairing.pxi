@@ -24,7 +24,7 @@ cdef enum:
     MOST_CPU_BITS = 13                          # a kernel supports 8192 CPUs at most
     MOST_SEQUENCE_BITS = 27                     # sequence numbers in memory: 512 MB
     MOST_LATE = 1 << 16                         # a greater step back is a restart of blktrace
-    LEAST_BACK_NS = 1000000000                  # the sorter puts records in order up to this
+    LEAST_BACK_NS = 1000000000                  # the sorter mends smaller steps back in time
     LARGE_TABLE = 512                           # groups of 496 bytes, slots included: 248 KiB
 
 
@@ -404,7 +404,7 @@ cdef inline bint gives_time_only(
     """Whether a record does nothing but give the time: a get-request or a plug, for example."""
     return category & CAT_HANDLED == 0 and (
         s.as_original or category & CAT_QUEUE == 0
-        or (r.action & 0xffff & ~<uint32_t> EVENT_CGROUP) - EVENT_QUEUE > 2
+        or not EVENT_QUEUE <= r.action & 0xffff & ~<uint32_t> EVENT_CGROUP <= EVENT_FRONT_MERGE
     )
 
 

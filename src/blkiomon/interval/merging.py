@@ -37,9 +37,9 @@ def merge_snapshots(
 
     Args:
         snapshots: in order of time, unless ``ends`` is given.
-        ends: of the interval of each snapshot, when it ended, and whether it lasted 0 s: then it
-            comes after another one that ended at that time. The requests in flight at the end of
-            the merged interval come from the snapshot that ended last.
+        ends: for each snapshot, the end of its interval, and whether that lasted 0 s: then it comes
+            after another one with this end. The requests in flight at the end of the merged
+            interval come from the snapshot that ended last.
     """
     if ends is None:
         ends = [(at, False) for at in range(len(snapshots))]

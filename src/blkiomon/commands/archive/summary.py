@@ -176,8 +176,8 @@ class Summary:
                 yield lines.cut(f"{name:<{lines.width}}  INCOMPLETE: {in_words(host.incomplete)}")
             if host.not_in_total:
                 left_out = ", ".join(map(device_text, host.not_in_total))
-                why = "totals leave out devices with the same requests as others"
-                yield lines.cut(f"{name:<{lines.width}}  {why}: {left_out}")
+                text = f"totals leave out devices with the same requests as others: {left_out}"
+                yield lines.cut(f"{name:<{lines.width}}  {text}")
             for group in host.groups:
                 yield lines.line(name, group)
         few = f"; {MARK} the slowest of too few requests" * lines.has_marks
