@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tracewriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from intervals import (
@@ -35,7 +34,6 @@ from intervals import (
 from sanitizers import unsanitized
 from strategies import IOS
 
-import blkiomon
 from blkiomon import IntervalError, from_dict, to_dict
 from blkiomon.engine import layout
 from blkiomon.engine.snapshot import Snapshot
@@ -348,20 +346,6 @@ def test_in_flight_and_process_names_come_from_the_later_interval() -> None:
     assert first.total.in_flight is not None and first.total.in_flight.end == 1
     assert merged.total.in_flight is not None and merged.total.in_flight.end == 0
     assert merged.process_names == {7: "dd"}
-
-
-@pytest.mark.parametrize("in_flight", [0, 1])
-def test_in_flight_comes_from_an_interval_of_0_s_at_the_end(in_flight: int) -> None:
-    """A trace whose last record is exactly where an interval ends gives such an interval."""
-    request = tracewriter.issue(S, 8, 512), tracewriter.complete(S + S // 1000, 8, 512)
-    other = [tracewriter.issue(S + S // 1000, 16, 512)] * in_flight
-    data = tracewriter.encode([*request, *other])
-    whole = blkiomon.summarize(data).total.in_flight
-    first, last = blkiomon.intervals(data, 1e-3)
-    assert last.duration_s == 0
-    for merged in (first.merge(last), last.merge(first)):
-        assert whole is not None and merged.total.in_flight is not None
-        assert merged.total.in_flight.end == whole.end == in_flight
 
 
 @pytest.mark.parametrize("other", [{"clock": "trace"}, {"anchored": False}])

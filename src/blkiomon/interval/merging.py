@@ -27,22 +27,18 @@ if TYPE_CHECKING:
 Indices: TypeAlias = "npt.NDArray[np.intp]"
 
 
-def merge_snapshots(
-    snapshots: Sequence[Snapshot], ends: Sequence[tuple[int, bool]] | None = None
-) -> Snapshot:
+def merge_snapshots(snapshots: Sequence[Snapshot], end_ns: Sequence[int] | None = None) -> Snapshot:
     """Merge snapshots. In each table of the result, no two rows have the same key.
 
     Rows keep the order in which their keys first occur. Processes are sorted by pid, loads by
     device and operation. Sums are exact up to 2^128 - 1.
 
     Args:
-        snapshots: in order of time, unless ``ends`` is given.
-        ends: for each snapshot, the end of its interval, and whether that lasted 0 s: then it comes
-            after another one with this end. The requests in flight at the end of the merged
-            interval come from the snapshot that ended last.
+        snapshots: in order of time, unless ``end_ns`` is given.
+        end_ns: when the interval of each snapshot ended. The requests in flight at the end of the
+            merged interval come from the snapshot that ended last.
     """
-    if ends is None:
-        ends = [(at, False) for at in range(len(snapshots))]
+    ends = range(len(snapshots)) if end_ns is None else end_ns
     merged = {IN_FLIGHT.name: _merge_loads([snapshot.loads for snapshot in snapshots], ends)}
     for spec in (REQUESTS, QUEUED, RETRIED, PROCESSES):
         merged |= _merge_rows(snapshots, spec)
@@ -141,7 +137,7 @@ def _merge_bins(bins: Table, new_row: npt.NDArray[np.int64]) -> Table:
     return merged
 
 
-def _merge_loads(tables: Sequence[Table], ends: Sequence[tuple[int, bool]]) -> Table:
+def _merge_loads(tables: Sequence[Table], ends: Sequence[int]) -> Table:
     if not any(map(len, tables)):
         return tables[0]
     loads = _Grouped.of(tables, IN_FLIGHT)

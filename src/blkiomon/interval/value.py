@@ -326,8 +326,7 @@ def merge(intervals: Iterable[Interval]) -> Interval:
     Sums, histograms and counts add up exactly. The result lasts from the earliest start to the
     latest end. Requests in flight at its end, and the name of each process, come from the interval
     that ended last; the maximum in flight is the greatest of all maxima. Any grouping and order
-    gives the same result, except for the order of ``devices`` and rows. An interval of 0 s, which
-    the end of a trace may give, must be merged with the one before it, not with earlier ones first.
+    gives the same result, except for the order of ``devices`` and rows.
 
     Raises:
         ValueError: there is no interval, or intervals have different clocks, operations or views.
@@ -358,11 +357,10 @@ def _merge_some(intervals: list[Interval]) -> Interval:
     end_ns = max(i.end_ns for i in intervals)
     names = _latest_names(intervals)
     devices = np.concatenate([i.devices for i in by_start])
-    ends = [(i.end_ns, i.start_ns == i.end_ns) for i in by_start]
     return Interval(
         time_s=max(i.time_s for i in intervals),
         devices=in_order(devices),
-        snapshot=merge_snapshots([i.snapshot for i in by_start], ends),
+        snapshot=merge_snapshots([i.snapshot for i in by_start], [i.end_ns for i in by_start]),
         counts=sum((i.counts for i in intervals), Counts()),
         start_ns=by_start[0].start_ns,
         end_ns=end_ns,
